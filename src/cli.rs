@@ -1,0 +1,350 @@
+//! The command line: commands and flags, nothing else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use jiff::{SignedDuration, Timestamp};
+use tracing_subscriber::filter::Targets;
+
+use crate::log;
+
+/// Maintenance mode as a sidecar: a file that takes an application out of service, and says why.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pitstop",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  pitstop serve                                       run the sidecar
+  pitstop maintenance-mode \"Updating the instance\"    turn maintenance mode on
+  pitstop maintenance-mode --disable                  turn it off
+  pitstop run -- ./nightly-report                     run a job, unless maintenance mode is on
+
+`pitstop help COMMAND` explains each command. Flags with an environment variable can be set by it, so that
+`kubectl exec POD -c pitstop -- pitstop maintenance-mode \"Updating the instance\"` needs none."
+)]
+pub struct Cli {
+    /// What is common to all commands.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What is common to all commands.
+#[derive(Args, Debug)]
+pub struct Common {
+    /// The maintenance file; may be given more than once. Maintenance mode is on while any of them exists; commands that
+    /// change it write the first. In the environment, several are separated by colons
+    #[arg(
+        long,
+        global = true,
+        env = "PITSTOP_FILE",
+        value_name = "FILE",
+        value_delimiter = ':',
+        default_value = "MAINTENANCE",
+        hide_default_value = false
+    )]
+    pub file: Vec<PathBuf>,
+
+    /// Where the admin listener listens: probes, metrics, state
+    #[arg(long, global = true, env = "PITSTOP_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "[::]:9503")]
+    pub admin_listen: SocketAddr,
+
+    /// What is logged: off, error, warn, info, debug, trace, or a list such as `info,hyper=debug`
+    #[arg(long, global = true, env = "PITSTOP_LOG", value_name = "LEVEL", default_value = "info")]
+    pub log: Targets,
+
+    /// How it is logged
+    #[arg(long, global = true, env = "PITSTOP_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: log::Format,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the sidecar: watch the file, answer probes, refuse requests, export metrics
+    Serve(Serve),
+    /// Show maintenance mode, turn it on, or turn it off
+    MaintenanceMode(MaintenanceMode),
+    /// Run a job, unless maintenance mode is on
+    Run(Run),
+    /// Wait until maintenance mode is off, or on
+    Wait(Wait),
+    /// Ask the local sidecar for its health: exit code 0 or 1
+    Probe(Probe),
+    /// Copy this program to a directory, for images that need it without having it
+    Install(Install),
+    /// Print a completion script
+    Completions(Completions),
+}
+
+/// `pitstop serve`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  pitstop serve
+  pitstop serve --file /maintenance/MAINTENANCE --listen 127.0.0.1:8503
+  PITSTOP_FILE=/pod/MAINTENANCE:/fleet/MAINTENANCE pitstop serve
+
+SIGTERM: /readyz fails at once, both listeners go on for --shutdown-delay, then requests that run get
+--drain-timeout. SIGINT skips the delay. A second signal ends the process at once.")]
+pub struct Serve {
+    /// Where the traffic listener listens: it refuses every request
+    #[arg(long, env = "PITSTOP_LISTEN", value_name = "ADDRESS", default_value = "[::]:8503")]
+    pub listen: SocketAddr,
+
+    /// How often to look at the file even if nothing hints at a change
+    #[arg(long, env = "PITSTOP_POLL", value_name = "TIME", default_value = "1s", value_parser = some_time)]
+    pub poll: Duration,
+
+    /// What `Retry-After` says where the end of maintenance is not known
+    #[arg(long, env = "PITSTOP_RETRY_AFTER", value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub retry_after: Duration,
+
+    /// How long to go on after SIGTERM, so that no more requests are sent here
+    #[arg(long, env = "PITSTOP_SHUTDOWN_DELAY", value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub shutdown_delay: Duration,
+
+    /// How long requests may take to finish after that
+    #[arg(long, env = "PITSTOP_DRAIN_TIMEOUT", value_name = "TIME", default_value = "20s", value_parser = duration)]
+    pub drain_timeout: Duration,
+
+    /// The size of a request's header, in bytes; a larger one is answered with 431. At least 8192
+    #[arg(long, env = "PITSTOP_MAX_HEADER_SIZE", value_name = "BYTES", default_value_t = 16384, value_parser = header_size)]
+    pub max_header_size: usize,
+
+    /// The time to send a header
+    #[arg(long, env = "PITSTOP_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = some_time)]
+    pub header_timeout: Duration,
+
+    /// How long a connection is kept without a request
+    #[arg(long, env = "PITSTOP_IDLE_TIMEOUT", value_name = "TIME", default_value = "75s", value_parser = some_time)]
+    pub idle_timeout: Duration,
+
+    /// The number of connections to the traffic listener; the next one waits
+    #[arg(long, env = "PITSTOP_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 10_000, value_parser = connections)]
+    pub max_connections: usize,
+}
+
+/// `pitstop maintenance-mode`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  pitstop maintenance-mode                              show whether it is on, and why
+  pitstop maintenance-mode \"Updating the instance\"      turn it on, or change the reason
+  pitstop maintenance-mode \"Updating\" --for 30m         … and say when it should be over
+  pitstop maintenance-mode \"Updating\" --wait            … and return when nobody works on the data any more
+  pitstop maintenance-mode --disable                    turn it off
+
+--wait speaks for every sidecar and every `pitstop run` that shares the file's directory. It cannot speak for
+requests that reach the application past pitstop.
+
+Exit codes: 0 done, 1 failed or not in time, 2 wrong usage.")]
+pub struct MaintenanceMode {
+    /// Why: turns maintenance mode on. An empty text turns it on without a reason
+    #[arg(value_name = "REASON")]
+    pub reason: Option<String>,
+
+    /// Turn maintenance mode off
+    #[arg(long)]
+    pub disable: bool,
+
+    /// When it should be over, such as 2026-11-22T18:00:00Z. Without a REASON the present one is kept
+    #[arg(long, value_name = "TIME", conflicts_with = "disable", value_parser = timestamp)]
+    pub until: Option<Timestamp>,
+
+    /// How long it should take from now, such as 30m
+    #[arg(long = "for", value_name = "TIME", conflicts_with_all = ["disable", "until"], value_parser = some_time)]
+    pub duration: Option<Duration>,
+
+    /// Return when it is true: when on, nobody works on the data any more; when off, the local sidecar is open
+    #[arg(long, value_name = "LIMIT", num_args = 0..=1, require_equals = true, default_missing_value = "60s", value_parser = duration)]
+    pub wait: Option<Duration>,
+
+    /// How to print the state
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// How to print the state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A sentence.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// `pitstop run`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  pitstop run -- ./nightly-report --all
+  pitstop run --skip-code 75 -- fietscron -c production.ini
+  pitstop run --terminate -- ./long-import
+
+The job takes the place of pitstop, so its exit code, signals and streams are its own. While it runs,
+`pitstop maintenance-mode REASON --wait` waits for it. A job that closes the files it has inherited, as sudo does,
+is not waited for: use --terminate then, which stays and watches.
+
+Exit codes: the job's own; --skip-code where it was skipped; 127 and 126 where it cannot be found or started; 1
+where maintenance mode cannot be read.")]
+pub struct Run {
+    /// The exit code where the job is skipped
+    #[arg(long, value_name = "CODE", default_value_t = 0)]
+    pub skip_code: u8,
+
+    /// Stay, and send the job SIGTERM when maintenance begins
+    #[arg(long)]
+    pub terminate: bool,
+
+    /// The job, and what it is given
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// `pitstop wait`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  pitstop wait                                 until maintenance mode is off
+  pitstop wait --until-enabled --timeout 5m    until it is on, for at most 5 minutes
+  pitstop wait --timeout 0                     only ask: exit code 0 if it is off
+
+Exit codes: 0 it is so, 1 it was not in time, 2 wrong usage.")]
+pub struct Wait {
+    /// Wait until it is off. This is the default
+    #[arg(long, conflicts_with = "until_enabled")]
+    pub until_disabled: bool,
+
+    /// Wait until it is on
+    #[arg(long)]
+    pub until_enabled: bool,
+
+    /// For how long; without it there is no limit. 0 only asks
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// `pitstop probe`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  pitstop probe              is it ready?
+  pitstop probe livez        is it alive?
+
+Exit codes: 0 yes, 1 no, 2 wrong usage.")]
+pub struct Probe {
+    /// What to ask
+    #[arg(value_enum, default_value_t)]
+    pub endpoint: Question,
+}
+
+/// What to ask the local sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Question {
+    /// May it be sent work?
+    #[default]
+    Readyz,
+    /// Is it alive?
+    Livez,
+}
+
+/// `pitstop install`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example: an init container of this image with the arguments `install /tools` and a volume at /tools gives the next
+containers /tools/pitstop.")]
+pub struct Install {
+    /// The directory; it must be there
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
+/// `pitstop completions`
+#[derive(Args, Debug)]
+#[command(after_help = "Example: pitstop completions bash > /etc/bash_completion.d/pitstop")]
+pub struct Completions {
+    /// The shell that is to complete
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// A length of time such as `1m30s`; a bare number means seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let help = || format!("{text:?} is not a length of time: write it like 90, 90s, 500ms or 1h30m");
+    let duration = match text.parse() {
+        Ok(seconds) => SignedDuration::from_secs(seconds),
+        Err(_) => text.parse().map_err(|_| help())?,
+    };
+    Duration::try_from(duration).map_err(|_| help())
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("it must be more than 0".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+fn timestamp(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a time of RFC 3339: write it like 2026-11-22T18:00:00Z"))
+}
+
+/// hyper's buffer cannot be smaller than 8 KiB.
+fn header_size(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|size| *size >= 8192).ok_or_else(|| "it must be a number of at least 8192".to_owned())
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    let most = usize::try_from(u32::MAX).unwrap_or(usize::MAX).min(tokio::sync::Semaphore::MAX_PERMITS);
+    text.parse()
+        .ok()
+        .filter(|number| (1..=most).contains(number))
+        .ok_or_else(|| "it must be a number of at least 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lengths_of_time() {
+        let table =
+            [("0", 0), ("90", 90_000), ("90s", 90_000), ("500ms", 500), ("1h30m", 5_400_000), ("1m 30s", 90_000)];
+        for (text, milliseconds) in table {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "-1", "-5s", "soon", "5 parsecs", "99999999999999999999"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_setting_is_one_that_kubernetes_injects() {
+        // For a Service called pitstop: PITSTOP_SERVICE_HOST, PITSTOP_PORT, PITSTOP_PORT_8503_TCP, …
+        let command = Cli::command();
+        let commands = std::iter::once(&command).chain(command.get_subcommands());
+        let variables: Vec<_> =
+            commands.flat_map(clap::Command::get_arguments).filter_map(clap::Arg::get_env).collect();
+        assert!(variables.len() > 10);
+        for variable in variables {
+            let variable = variable.to_str().unwrap();
+            assert!(variable.starts_with("PITSTOP_"), "{variable}");
+            assert!(!variable.starts_with("PITSTOP_PORT") && !variable.starts_with("PITSTOP_SERVICE_"), "{variable}");
+        }
+    }
+}

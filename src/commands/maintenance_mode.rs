@@ -1,0 +1,133 @@
+//! `pitstop maintenance-mode`: shows the state, or changes the first file.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::{Failure, look, maintenance_files, print, runtime, sentence};
+use crate::admin::client;
+use crate::cli::{Common, MaintenanceMode, Output};
+use crate::maintenance::file::{LookError, MaintenanceFile};
+use crate::maintenance::notice::Notice;
+use crate::maintenance::permit::{self, LockError, LockFile};
+use crate::maintenance::state::{Mode, Seen};
+
+/// How often to ask whether what is waited for has come true.
+const ASK: Duration = Duration::from_millis(20);
+
+pub(super) fn maintenance_mode(common: &Common, arguments: MaintenanceMode) -> Result<ExitCode, Failure> {
+    if arguments.disable && arguments.reason.is_some() {
+        return Err(Failure::usage("Cannot enable and disable maintenance mode at the same time"));
+    }
+    let files = maintenance_files(&common.file)?;
+    let first = &files[0];
+    let until = expected_end(&arguments)?;
+    match (arguments.disable, arguments.reason) {
+        (true, _) => first.disable()?,
+        (false, None) if until.is_none() => {}
+        (false, reason) => enable(first, reason, until)?,
+    }
+    let state = look(&files)?;
+    match arguments.output {
+        Output::Text => print(sentence(state.mode()))?,
+        Output::Json => print(serde_json::to_string(&state.report(Timestamp::now()))?)?,
+    }
+    if let Mode::On(maintenance) = state.mode()
+        && arguments.disable
+    {
+        let file = maintenance.file.display();
+        return Err(Failure::new(format!("{file} keeps maintenance mode on: remove it too")));
+    }
+    if let Some(limit) = arguments.wait {
+        match state.mode() {
+            Mode::On(_) => wait_until_settled(first, limit)?,
+            Mode::Off | Mode::Unknown => runtime()?.block_on(wait_until_open(common.admin_listen, limit))?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn expected_end(arguments: &MaintenanceMode) -> Result<Option<Timestamp>, Failure> {
+    let now = Timestamp::now();
+    let until = match (arguments.until, arguments.duration) {
+        (Some(until), _) if until <= now => return Err(Failure::usage(format!("--until {until} is in the past"))),
+        (Some(until), _) => Some(until),
+        (None, Some(duration)) => {
+            let end = now.checked_add(duration).ok().and_then(|end| Timestamp::from_second(end.as_second()).ok());
+            Some(end.ok_or_else(|| Failure::usage("--for is too long"))?)
+        }
+        (None, None) => None,
+    };
+    Ok(until)
+}
+
+/// Writes the file. Without a reason the present one is kept.
+fn enable(file: &MaintenanceFile, reason: Option<String>, until: Option<Timestamp>) -> Result<(), Failure> {
+    let mut notice = match reason {
+        Some(reason) => Notice::parse(reason.as_bytes()),
+        None => match file.look()? {
+            Seen::On(switch) => switch.notice,
+            Seen::Off | Seen::Nothing => {
+                return Err(Failure::new(
+                    "maintenance mode is off: say why it should be on, as in `maintenance-mode \"Updating\" --for 30m`",
+                ));
+            }
+        },
+    };
+    notice.until = until.or(notice.until);
+    Ok(file.enable(&notice)?)
+}
+
+/// Waits until nobody lets work reach the data any more.
+fn wait_until_settled(file: &MaintenanceFile, limit: Duration) -> Result<(), Failure> {
+    #[derive(Debug, thiserror::Error)]
+    #[error(transparent)]
+    enum Unsettled {
+        Lock(#[from] LockError),
+        Look(#[from] LookError),
+    }
+    let lock = LockFile::of(file);
+    let deadline = Instant::now() + limit;
+    loop {
+        let settled = permit::settle(|| Ok(lock.exclude()?), || Ok::<_, Unsettled>(file.look()?.switch()));
+        match settled {
+            Ok(true) => return Ok(()),
+            Ok(false) => return Err(Failure::new("somebody has turned maintenance mode off meanwhile")),
+            Err(Unsettled::Lock(LockError::Busy(_))) if Instant::now() < deadline => thread::sleep(ASK),
+            Err(Unsettled::Lock(LockError::Busy(_))) => {
+                let busy = match lock.holders() {
+                    holders if holders.is_empty() => {
+                        "a process that is not seen from here (of another container or host)".to_owned()
+                    }
+                    holders => holders.join(", "),
+                };
+                return Err(Failure::new(format!("still busy after {limit:?}: {busy}; maintenance mode stays on")));
+            }
+            Err(Unsettled::Lock(unavailable)) => {
+                return Err(Failure::new(format!("cannot tell whether all work has ended: {unavailable}")));
+            }
+            Err(error) => return Err(Failure::new(error)),
+        }
+    }
+}
+
+/// Waits until the local sidecar has seen that maintenance mode is off.
+async fn wait_until_open(admin: SocketAddr, limit: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let (_, answer) = client::get(admin, "/maintenance").await?;
+        let enabled = serde_json::from_str::<serde_json::Value>(&answer).map(|state| state["enabled"].clone());
+        if enabled.is_ok_and(|enabled| enabled == false) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::new(format!(
+                "the sidecar is still closed after {limit:?}: see /readyz?verbose at {admin}"
+            )));
+        }
+        tokio::time::sleep(ASK).await;
+    }
+}

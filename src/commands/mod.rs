@@ -1,0 +1,111 @@
+//! What the program does: one file a subcommand.
+
+mod completions;
+mod install;
+mod maintenance_mode;
+mod probe;
+mod run;
+mod serve;
+mod wait;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Command};
+use crate::maintenance::file::{LookError, MaintenanceFile};
+use crate::maintenance::one_line;
+use crate::maintenance::state::{Mode, State};
+
+/// Why a command did not do what it was asked to do: one line, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    fn new(message: impl Display) -> Self {
+        Self { message: one_line(&message.to_string()), code: 1 }
+    }
+
+    fn usage(message: impl Display) -> Self {
+        Self { code: 2, ..Self::new(message) }
+    }
+
+    /// The exit code: 1 failed, 2 wrong usage; of `run` also 126 and 127.
+    #[must_use]
+    pub fn code(&self) -> ExitCode {
+        self.code.into()
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(error)
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// See [`Failure`].
+pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let common = cli.common;
+    match cli.command {
+        Command::Serve(serve) => serve::serve(&common, &serve),
+        Command::MaintenanceMode(arguments) => maintenance_mode::maintenance_mode(&common, arguments),
+        Command::Run(run) => run::run(&common, &run),
+        Command::Wait(wait) => wait::wait(&common, &wait),
+        Command::Probe(probe) => probe::probe(&common, &probe),
+        Command::Install(install) => install::install(&install.directory),
+        Command::Completions(completions) => completions::completions(completions.shell),
+    }
+}
+
+/// The files that `--file` names; at least one.
+fn maintenance_files(paths: &[PathBuf]) -> Result<Vec<MaintenanceFile>, Failure> {
+    paths.iter().map(|path| MaintenanceFile::new(path).map_err(Failure::usage)).collect()
+}
+
+/// What the files say now.
+fn look(files: &[MaintenanceFile]) -> Result<State, LookError> {
+    let paths: Vec<PathBuf> = files.iter().map(|file| file.path().to_owned()).collect();
+    let mut state = State::new(&paths);
+    for (index, file) in files.iter().enumerate() {
+        state.see(index, file.look()?);
+    }
+    Ok(state)
+}
+
+/// The state in a sentence, as fietsboek says it.
+fn sentence(mode: &Mode) -> String {
+    match mode {
+        Mode::On(maintenance) => {
+            match maintenance.reason.as_deref().map(one_line).filter(|reason| !reason.is_empty()) {
+                Some(reason) => format!("Maintenance mode is enabled: {reason}"),
+                None => "Maintenance mode is enabled".to_owned(),
+            }
+        }
+        Mode::Off | Mode::Unknown => "Maintenance mode is disabled".to_owned(),
+    }
+}
+
+fn print(text: impl Display) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()
+}
+
+/// The runtime of one thread, which is all that any of this needs.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}

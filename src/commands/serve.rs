@@ -1,0 +1,103 @@
+//! `pitstop serve`: wires the rooms together.
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use axum::body::Body;
+use hyper_util::service::TowerToHyperService;
+use prometheus::Registry;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::{Failure, maintenance_files, runtime};
+use crate::admin::routes::{Admin, router};
+use crate::cli::{Common, Serve};
+use crate::gate::Gate;
+use crate::listener::{Limits, Listener};
+use crate::maintenance::state::Mode;
+use crate::maintenance::watch::{self as lookout, Role};
+use crate::metrics::Metrics;
+use crate::shutdown::{Caught, Phase, Signals, Stop};
+
+/// The first answer should be the right one. Where looking takes longer than this, the first answer is that it does.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+/// Connections to the admin listener: a kubelet, a Prometheus or two, an operator.
+const ADMIN_CONNECTIONS: usize = 256;
+/// File descriptors kept back from clients of the traffic listener, for all else.
+const RESERVED_FILES: u64 = 64 + ADMIN_CONNECTIONS as u64;
+
+pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure> {
+    let files = maintenance_files(&common.file)?;
+    let runtime = runtime()?;
+    // First, since as process 1 nothing else would end us.
+    let mut signals = runtime.block_on(async { Signals::catch() })?;
+    let admin = Listener::bind("--admin-listen", common.admin_listen)?;
+    let traffic = Listener::bind("--listen", serve.listen)?;
+    let limits = limits(serve);
+    let (state, looks) = lookout::start(&files, serve.poll, Role::Open)?;
+    let metrics = Metrics::register(Registry::new())?;
+    let gate = Gate::new(state.clone(), serve.retry_after, metrics.refused());
+    let (phase, stop) = watch::channel(Phase::Running);
+    let stop = Stop::new(stop);
+
+    runtime.block_on(async {
+        let mut first = state.clone();
+        let _ = timeout(FIRST_LOOK, first.wait_for(|state| *state.mode() != Mode::Unknown)).await;
+        info!(admin = %admin.address(), traffic = %traffic.address(), "pitstop {} is serving", env!("CARGO_PKG_VERSION"));
+
+        // A thread of its own, so that probes are answered in time whatever goes on there.
+        let (drained, traffic_drained) = oneshot::channel();
+        let traffic_stop = stop.clone();
+        let traffic_runtime = self::runtime()?;
+        thread::Builder::new().name("traffic".to_owned()).spawn(move || {
+            let _ = drained.send(traffic_runtime.block_on(traffic.serve(gate, limits, traffic_stop)));
+        })?;
+        let routes = router(Admin { state, looks, stop: stop.clone(), metrics });
+        let admin_limits = Limits { connections: ADMIN_CONNECTIONS, ..limits };
+        let admin = tokio::spawn(admin.serve::<_, Body>(TowerToHyperService::new(routes), admin_limits, stop));
+
+        let stopped = async {
+            signals.stop(&phase, serve.shutdown_delay).await?;
+            let drained = async { (admin.await, traffic_drained.await) };
+            if signals.unless_again(timeout(serve.drain_timeout, drained)).await?.is_err() {
+                warn!("requests still run after {:?}: they are cut", serve.drain_timeout);
+            }
+            Ok::<(), Caught>(())
+        };
+        Ok(match stopped.await {
+            Ok(()) => {
+                info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(again) => again.exit_code(),
+        })
+    })
+}
+
+/// The limits, with the file descriptors that they need. Those are raised as far as the system allows; if that is
+/// not enough, fewer connections are taken, so that the admin listener and the looks never go without.
+fn limits(serve: &Serve) -> Limits {
+    let wanted = serve.max_connections as u64 + RESERVED_FILES;
+    let mut files = getrlimit(Resource::Nofile);
+    if files.current.is_some_and(|current| current < wanted) {
+        files.current = Some(files.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+        if let Err(error) = setrlimit(Resource::Nofile, files) {
+            warn!("the limit on open files cannot be raised: {error}");
+            files = getrlimit(Resource::Nofile);
+        }
+    }
+    let room = files.current.map_or(u64::MAX, |current| current.saturating_sub(RESERVED_FILES).max(1));
+    let connections = usize::try_from(room).unwrap_or(usize::MAX).min(serve.max_connections);
+    if connections < serve.max_connections {
+        warn!("only {connections} connections are taken at once: the limit on open files (ulimit -n) allows no more");
+    }
+    Limits {
+        header_size: serve.max_header_size,
+        header_timeout: serve.header_timeout,
+        idle_timeout: serve.idle_timeout,
+        connections,
+    }
+}

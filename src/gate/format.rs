@@ -1,0 +1,225 @@
+//! Which format a client wants: proactive negotiation by `Accept` (RFC 9110 §12.5.1).
+
+use hyper::HeaderMap;
+use hyper::header::{ACCEPT, CONTENT_TYPE};
+
+/// A format in which the refusal can be given. On a tie of what the client likes, the earlier one is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Format {
+    /// A page for people.
+    Html,
+    /// `application/problem+json`, RFC 9457.
+    Json,
+    /// Plain text; for who does not say, too.
+    Text,
+    /// A trailers-only answer for a gRPC client, which would not show any other.
+    Grpc,
+}
+
+/// How well a media range in `Accept` fits a format: the closest one decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    Any,
+    Type,
+    Exact,
+}
+
+impl Format {
+    /// The format for a request with these headers.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        if headers.get(CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes())) {
+            return Self::Grpc;
+        }
+        let mut preferences = Preferences::default();
+        for value in headers.get_all(ACCEPT) {
+            for element in value.as_bytes().split(|byte| *byte == b',') {
+                preferences.add(element);
+            }
+        }
+        preferences.best()
+    }
+}
+
+/// `application/grpc`, with a subtype such as `+proto` or without. gRPC-Web is not meant: its clients understand a 503.
+fn is_grpc(content_type: &[u8]) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let Some((head, rest)) = content_type.split_at_checked(GRPC.len()) else { return false };
+    head.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
+/// For each of HTML, JSON and text: the closest range so far and its weight.
+#[derive(Debug, Default)]
+struct Preferences([Option<(Fit, u16)>; 3]);
+
+const OFFERED: [Format; 3] = [Format::Html, Format::Json, Format::Text];
+
+impl Preferences {
+    /// Takes up an element of `Accept`. One that cannot be read is passed over.
+    fn add(&mut self, element: &[u8]) {
+        let Ok(element) = std::str::from_utf8(element) else { return };
+        let mut parameters = element.split(';').map(str::trim);
+        let range = parameters.next().unwrap_or_default();
+        let weight = parameters
+            .filter_map(|parameter| parameter.split_once('='))
+            .find(|(name, _)| name.trim().eq_ignore_ascii_case("q"))
+            .map_or(Some(1000), |(_, value)| weight(value.trim()));
+        let Some(weight) = weight else { return };
+        for (format, fit) in fits(range) {
+            let preference = &mut self.0[*format as usize];
+            if preference.is_none_or(|best| best <= (*fit, weight)) {
+                *preference = Some((*fit, weight));
+            }
+        }
+    }
+
+    fn best(&self) -> Format {
+        let mut best = (Format::Text, 0);
+        for (format, preference) in OFFERED.into_iter().zip(self.0) {
+            let weight = preference.map_or(0, |(_, weight)| weight);
+            if weight > best.1 {
+                best = (format, weight);
+            }
+        }
+        best.0
+    }
+}
+
+/// The formats that a media range covers.
+fn fits(range: &str) -> &'static [(Format, Fit)] {
+    let is = |name: &str| range.eq_ignore_ascii_case(name);
+    let is_json = || {
+        let suffix = range.len().checked_sub("+json".len()).and_then(|start| range.get(start..));
+        is("application/json") || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
+    };
+    match () {
+        () if is("text/html") => &[(Format::Html, Fit::Exact)],
+        // Java's HttpURLConnection sends a lone asterisk.
+        () if is("*/*") || is("*") => &[(Format::Text, Fit::Any)],
+        () if is("text/plain") => &[(Format::Text, Fit::Exact)],
+        () if is("text/*") => &[(Format::Html, Fit::Type), (Format::Text, Fit::Type)],
+        () if is("application/*") => &[(Format::Json, Fit::Type)],
+        () if is_json() => &[(Format::Json, Fit::Exact)],
+        () => &[],
+    }
+}
+
+/// A weight in thousandths. More lenient than RFC 9110 §12.4.2, which knows neither `.2` nor more than three digits.
+fn weight(text: &str) -> Option<u16> {
+    let value: f32 = text.parse().ok()?;
+    // A finite number between 0 and 1000.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+    value.is_finite().then(|| (value.clamp(0.0, 1.0) * 1000.0).round() as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    fn format(accept: &[&str]) -> Format {
+        let mut headers = HeaderMap::new();
+        for value in accept {
+            headers.append(ACCEPT, HeaderValue::from_str(value).unwrap());
+        }
+        Format::of(&headers)
+    }
+
+    #[test]
+    fn what_clients_send() {
+        let table = [
+            // Firefox and Chrome, a navigation.
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Format::Html),
+            (
+                "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7",
+                Format::Html,
+            ),
+            // An image, a style sheet, and fetch() without a header of its own.
+            ("image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5", Format::Text),
+            ("text/css,*/*;q=0.1", Format::Text),
+            ("*/*", Format::Text),
+            // axios, jQuery, GitHub's and JSON:API clients, kubectl, Accept for a problem.
+            ("application/json, text/plain, */*", Format::Json),
+            ("application/json, text/javascript, */*; q=0.01", Format::Json),
+            ("application/vnd.github+json", Format::Json),
+            ("application/vnd.api+json; charset=utf-8", Format::Json),
+            ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Format::Json),
+            ("application/problem+json", Format::Json),
+            // Java's HttpURLConnection; libwww; lynx.
+            ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", Format::Html),
+            ("text/html, text/plain, text/css, text/sgml, */*;q=0.01", Format::Html),
+            // Nothing that is offered.
+            ("image/png", Format::Text),
+            ("application/xml", Format::Text),
+            ("", Format::Text),
+        ];
+        for (accept, expected) in table {
+            assert_eq!(format(&[accept]), expected, "{accept}");
+        }
+        assert_eq!(format(&[]), Format::Text);
+        assert_eq!(format(&["image/png", "text/html;q=0.3"]), Format::Html);
+    }
+
+    #[test]
+    fn weights_ties_and_closeness() {
+        let table = [
+            ("text/html;q=0.5, application/json;q=0.6", Format::Json),
+            ("text/html;q=0.5, application/json;q=0.5, text/plain;q=0.5", Format::Html),
+            ("application/json;q=0.5, text/plain;q=0.5", Format::Json),
+            ("text/plain, text/html;q=0.999", Format::Text),
+            ("text/*", Format::Html),
+            ("text/*, text/html;q=0", Format::Text),
+            ("text/*;q=0.9, text/html;q=0.1, application/json;q=0.5", Format::Text),
+            ("text/html;q=0", Format::Text),
+            ("*/*;q=0, text/html;q=0, application/json;q=0", Format::Text),
+            ("*/*;q=1, text/html;q=0.5", Format::Text),
+            ("application/*", Format::Json),
+            ("application/*;q=0.8, application/json;q=0, text/html;q=0.1", Format::Html),
+            ("TEXT/HTML", Format::Html),
+            ("application/VND.X+JSON", Format::Json),
+            ("text/html;level=1;q=0.4, application/json;q=0.3", Format::Html),
+            ("text/html ; Q=0.4 , application/json ; q=0.3", Format::Html),
+        ];
+        for (accept, expected) in table {
+            assert_eq!(format(&[accept]), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn what_broken_clients_send() {
+        let table = [
+            (",,,", Format::Text),
+            (";q=1", Format::Text),
+            ("text/html;q=high, application/json;q=0.1", Format::Json),
+            ("text/html;q=NaN, application/json;q=0.1", Format::Json),
+            ("text/html;q=2", Format::Html),
+            ("text/html;q=-1", Format::Text),
+            ("text/html;q=0.12345", Format::Html),
+            ("text/html;q", Format::Html),
+            ("json", Format::Text),
+            ("html", Format::Text),
+            ("/", Format::Text),
+        ];
+        for (accept, expected) in table {
+            assert_eq!(format(&[accept]), expected, "{accept}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_bytes(b"\xff\xfe, text/html").unwrap());
+        assert_eq!(Format::of(&headers), Format::Html);
+    }
+
+    #[test]
+    fn grpc_is_known_by_its_content_type() {
+        let table = [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/GRPC;charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpcx", false),
+            ("application/json", false),
+        ];
+        for (content_type, expected) in table {
+            assert_eq!(is_grpc(content_type.as_bytes()), expected, "{content_type}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Log format and set-up: one line an event, on stderr.
+
+use clap::ValueEnum;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
+
+/// How an event is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// Sends events that the filter lets through to stderr, from now on and in every thread.
+pub fn init(filter: Targets, format: Format) {
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    let lines = match format {
+        Format::Text => lines.boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    // Set once a process; a test that has set one already keeps it.
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+}

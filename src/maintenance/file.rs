@@ -1,0 +1,290 @@
+//! The maintenance file on disk: look, enable, disable. The only code that touches it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+
+use super::notice::{self, Notice};
+use super::state::{Seen, Switch};
+
+/// Where a maintenance file is, or would be.
+#[derive(Clone, Debug)]
+pub struct MaintenanceFile {
+    path: PathBuf,
+    directory: PathBuf,
+    name: OsString,
+}
+
+/// An open directory, so that what is read in it is read in one and the same.
+#[derive(Debug)]
+pub struct Directory {
+    fd: OwnedFd,
+    id: DirectoryId,
+}
+
+/// Tells a directory from one that took its place: device and inode.
+pub type DirectoryId = (u64, u64);
+
+/// The path names no file.
+#[derive(Debug, thiserror::Error)]
+#[error("{} does not name a file: give a path such as /maintenance/MAINTENANCE", .0.display())]
+pub struct NotAFileName(PathBuf);
+
+/// A look that could not tell whether the file is there.
+#[derive(Debug, thiserror::Error)]
+#[error("{} cannot be examined: {source}", path.display())]
+pub struct LookError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A change that could not be made. The file is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// `EROFS`.
+    #[error("{} is read-only: is it a ConfigMap? Change it with kubectl", .0.display())]
+    ReadOnly(PathBuf),
+    /// `rename(2)` and `unlink(2)` refuse a mount point.
+    #[error("{} is mounted by itself, so it cannot be replaced: mount its directory instead", .0.display())]
+    Mount(PathBuf),
+    /// There is no directory to write to.
+    #[error("there is no directory {}: create it, or name another file with --file", .0.display())]
+    NoDirectory(PathBuf),
+    /// A directory stands where the file should.
+    #[error("{} is a directory: remove it, then try again", .0.display())]
+    IsDirectory(PathBuf),
+    /// `EACCES`, `EPERM`.
+    #[error("no permission to change {}: run as a user who may write to its directory", .0.display())]
+    Denied(PathBuf),
+    /// Anything else that the system says.
+    #[error("cannot change {}: {source}", path.display())]
+    Other {
+        /// The maintenance file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl MaintenanceFile {
+    /// A file at this path, whether it is there or not.
+    ///
+    /// # Errors
+    ///
+    /// The path ends in `..` or `/`, or is empty.
+    pub fn new(path: &Path) -> Result<Self, NotAFileName> {
+        let ends_in_slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        let name = path.file_name().filter(|_| !ends_in_slash).ok_or_else(|| NotAFileName(path.to_owned()))?;
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        Ok(Self { path: path.to_owned(), directory: directory.to_owned(), name: name.to_owned() })
+    }
+
+    /// The path as it was given.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory that it is in.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its name in that directory.
+    #[must_use]
+    pub fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    /// Opens the directory; `None` where there is none.
+    ///
+    /// On NFS it is the opening that makes the client ask the server again (close-to-open, nfs(5)); a `stat` of a
+    /// path may be answered from its cache.
+    ///
+    /// # Errors
+    ///
+    /// The directory may be there, but the system refuses to open it.
+    pub fn open_directory(&self) -> Result<Option<Directory>, LookError> {
+        let open =
+            |flags| rustix::fs::open(&self.directory, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        // A directory that may be entered but not listed can still be looked into.
+        let opened = open(OFlags::RDONLY).or_else(|errno| match errno {
+            Errno::ACCESS => open(OFlags::PATH),
+            errno => Err(errno),
+        });
+        match opened.and_then(|fd| Ok((rustix::fs::fstat(&fd)?, fd))) {
+            Ok((stat, fd)) => Ok(Some(Directory { fd, id: (stat.st_dev, stat.st_ino) })),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(self.cannot_examine(errno)),
+        }
+    }
+
+    /// Looks whether the file is there, and reads it.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell whether it is there.
+    pub fn look(&self) -> Result<Seen, LookError> {
+        self.look_in(self.open_directory()?.as_ref())
+    }
+
+    /// Looks in a directory that is open already.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell whether the file is there.
+    pub fn look_in(&self, directory: Option<&Directory>) -> Result<Seen, LookError> {
+        let Some(directory) = directory else { return Ok(Seen::Off) };
+        match self.read(&directory.fd) {
+            Ok(switch) => Ok(Seen::On(switch)),
+            // A dangling symlink is no file; neither is one that leads through something that is no directory.
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Seen::Off),
+            Err(errno) => Err(self.cannot_examine(errno)),
+        }
+    }
+
+    fn read(&self, directory: impl AsFd) -> Result<Switch, Errno> {
+        let stat = rustix::fs::statat(&directory, &self.name, AtFlags::empty())?;
+        let unreadable = |stat, why: &str| Switch {
+            notice: Notice::default(),
+            modified: modified(&stat),
+            unreadable: Some(format!("{} {why}", self.path.display())),
+        };
+        // Opening a FIFO waits for a writer, and opening a device may do anything.
+        if let Some(kind) = irregular(stat.st_mode) {
+            return Ok(unreadable(stat, &format!("is {kind}, not a regular file")));
+        }
+        // Not to block even where a FIFO has taken the file's place since.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&directory, &self.name, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::ACCESS | Errno::PERM) => return Ok(unreadable(stat, "cannot be read: permission denied")),
+            Err(errno) => return Err(errno),
+        };
+        let stat = rustix::fs::fstat(&file)?;
+        if let Some(kind) = irregular(stat.st_mode) {
+            return Ok(unreadable(stat, &format!("is {kind}, not a regular file")));
+        }
+        let mut bytes = Vec::new();
+        file.take(notice::LIMIT as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        Ok(Switch { notice: Notice::parse(&bytes), modified: modified(&stat), unreadable: None })
+    }
+
+    fn cannot_examine(&self, errno: Errno) -> LookError {
+        LookError { path: self.path.clone(), source: errno.into() }
+    }
+
+    /// Turns maintenance mode on, or changes what the file says; then the time since when it is on stays.
+    ///
+    /// Nobody sees a half-written file, and once this returns a crash of the machine does not undo it: a temporary
+    /// file is synced, renamed over the old one, and the directory synced.
+    ///
+    /// # Errors
+    ///
+    /// See [`WriteError`].
+    pub fn enable(&self, notice: &Notice) -> Result<(), WriteError> {
+        self.replace(notice).map_err(|source| self.cannot_change(source))
+    }
+
+    fn replace(&self, notice: &Notice) -> io::Result<()> {
+        let mut temporary =
+            tempfile::Builder::new().prefix(".MAINTENANCE.").suffix(".tmp").tempfile_in(&self.directory)?;
+        temporary.write_all(notice.to_text().as_bytes())?;
+        // Everybody who shares the volume must be able to read it, whatever the umask here.
+        temporary.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        if let Ok(before) = self.path.metadata().and_then(|metadata| metadata.modified()) {
+            temporary.as_file().set_modified(before)?;
+        }
+        temporary.as_file().sync_all()?;
+        temporary.persist(&self.path)?;
+        self.sync_directory()
+    }
+
+    /// Turns maintenance mode off. That it is off already is not an error.
+    ///
+    /// # Errors
+    ///
+    /// See [`WriteError`].
+    pub fn disable(&self) -> Result<(), WriteError> {
+        match std::fs::remove_file(&self.path) {
+            Ok(()) => self.sync_directory(),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+            Err(error) => Err(error),
+        }
+        .map_err(|source| self.cannot_change(source))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        match File::open(&self.directory).and_then(|directory| directory.sync_all()) {
+            // A directory that may be written to but not read cannot be synced; some file systems cannot sync one.
+            Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn cannot_change(&self, source: io::Error) -> WriteError {
+        let path = self.path.clone();
+        if self.is_mount_point() {
+            return WriteError::Mount(path);
+        }
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.is_dir()) {
+            return WriteError::IsDirectory(path);
+        }
+        match source.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => WriteError::ReadOnly(self.directory.clone()),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => WriteError::NoDirectory(self.directory.clone()),
+            io::ErrorKind::PermissionDenied => WriteError::Denied(path),
+            _ => WriteError::Other { path, source },
+        }
+    }
+
+    fn is_mount_point(&self) -> bool {
+        rustix::fs::statx(rustix::fs::CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
+            .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+    }
+}
+
+impl Directory {
+    /// Which directory this is.
+    #[must_use]
+    pub fn id(&self) -> DirectoryId {
+        self.id
+    }
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What stands there, where it is not a regular file.
+fn irregular(mode: u32) -> Option<&'static str> {
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => None,
+        FileType::Directory => Some("a directory"),
+        FileType::Fifo => Some("a FIFO"),
+        FileType::Socket => Some("a socket"),
+        _ => Some("a device"),
+    }
+}
+
+fn modified(stat: &rustix::fs::Stat) -> Timestamp {
+    let nanoseconds = i32::try_from(stat.st_mtime_nsec).unwrap_or_default();
+    Timestamp::new(stat.st_mtime, nanoseconds).unwrap_or(Timestamp::UNIX_EPOCH)
+}

@@ -1,0 +1,335 @@
+//! Watching the files: hints (notify and the poll) lead to a look, a look to a comparison, a difference to a
+//! publication.
+//!
+//! One thread a file looks, so that a mount on which looking hangs holds up neither serving nor the other files.
+//! It sleeps until its poll is due or a hint arrives, and nothing else wakes the process.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use notify::{EventKindMask, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::file::{Directory, DirectoryId, LookError, MaintenanceFile};
+use super::one_line;
+use super::permit::{self, Entry, LockError, LockFile, Permit};
+use super::schedule::{About, Alarm};
+use super::state::{Mode, Seen, State};
+
+/// How long a look may take before it counts as failed: the mount hangs.
+pub const LOOK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Whether the one who watches lets work reach the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It does, so it holds a permit for each file that is not there.
+    Open,
+    /// It only looks on.
+    Observe,
+}
+
+/// What became of the looks at the files.
+#[derive(Debug)]
+pub struct Looks(Vec<(PathBuf, Mutex<Record>)>);
+
+#[derive(Debug, Default)]
+struct Record {
+    began: Option<Instant>,
+    failed: u64,
+    succeeded: Option<Timestamp>,
+}
+
+/// Watches the files, and publishes what they say together, until the last receiver is dropped.
+///
+/// # Errors
+///
+/// A thread cannot be started.
+pub fn start(
+    files: &[MaintenanceFile],
+    poll: Duration,
+    role: Role,
+) -> io::Result<(watch::Receiver<State>, Arc<Looks>)> {
+    let paths: Vec<PathBuf> = files.iter().map(|file| file.path().to_owned()).collect();
+    let (sender, receiver) = watch::channel(State::new(&paths));
+    let sender = Arc::new(sender);
+    let looks = Arc::new(Looks(paths.into_iter().map(|path| (path, Mutex::default())).collect()));
+    for (index, file) in files.iter().enumerate() {
+        let alarm = Arc::new(Alarm::new());
+        let mut lookout = Lookout {
+            index,
+            hints: Hints { alarm: alarm.clone(), file: file.clone(), watched: None, watcher: None, polling: false },
+            file: file.clone(),
+            lock: (role == Role::Open).then(|| LockFile::of(file)),
+            no_lock: None,
+            busy_since: None,
+            alarm,
+            state: sender.clone(),
+            looks: looks.clone(),
+        };
+        thread::Builder::new().name(format!("watch-{index}")).spawn(move || lookout.run(poll))?;
+    }
+    Ok((receiver, looks))
+}
+
+/// One file's thread.
+struct Lookout {
+    index: usize,
+    file: MaintenanceFile,
+    lock: Option<LockFile>,
+    /// Why no permit can be had, once that is logged.
+    no_lock: Option<String>,
+    /// Since when somebody else has held the exclusive lock.
+    busy_since: Option<Instant>,
+    hints: Hints,
+    alarm: Arc<Alarm>,
+    state: Arc<watch::Sender<State>>,
+    looks: Arc<Looks>,
+}
+
+/// A look that tells nothing new.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Look(#[from] LookError),
+    #[error(transparent)]
+    Lock(LockError),
+}
+
+impl Lookout {
+    fn run(&mut self, poll: Duration) {
+        while !self.state.is_closed() {
+            self.alarm.wait(poll);
+            self.looks.begin(self.index);
+            let seen = self.observe();
+            let readable =
+                matches!(&seen, Ok((seen, _)) if !matches!(seen, Seen::On(switch) if switch.unreadable.is_some()));
+            let took = self.looks.end(self.index, readable);
+            if took >= LOOK_LIMIT {
+                warn!(file = %self.file.path().display(), "a look took {} s", took.as_secs());
+            }
+            match seen {
+                Ok((seen, permit)) => self.publish(&seen, permit),
+                Err(failure) => self.report(&failure),
+            }
+        }
+    }
+
+    fn observe(&mut self) -> Result<(Seen, Option<Permit>), Failure> {
+        let directory = self.file.open_directory()?;
+        self.hints.follow(directory.as_ref());
+        let look = || Ok(self.file.look_in(directory.as_ref())?);
+        let Some(lock) = &self.lock else { return Ok((look()?, None)) };
+        let held = self.state.borrow().permit(self.index).cloned().filter(|permit| lock.is_valid(permit));
+        let entry = permit::enter(
+            || look().map(Seen::switch),
+            || match held.map_or_else(|| lock.share(), Ok) {
+                Err(busy @ LockError::Busy(_)) => Err(Failure::Lock(busy)),
+                permit => Ok(permit),
+            },
+        )?;
+        Ok(match entry {
+            Entry::Closed(switch) => (Seen::On(switch), None),
+            Entry::Open(Ok(permit)) => {
+                self.no_lock = None;
+                (Seen::Off, Some(permit))
+            }
+            Entry::Open(Err(unavailable)) => {
+                // Where there is no directory yet, there is nothing yet to protect.
+                let why = unavailable.to_string();
+                if directory.is_some() && self.no_lock.as_ref() != Some(&why) {
+                    warn!("{why}: `maintenance-mode --wait` will not wait for this process");
+                    self.no_lock = Some(why);
+                }
+                (Seen::Off, None)
+            }
+        })
+    }
+
+    fn publish(&mut self, seen: &Seen, permit: Option<Permit>) {
+        self.busy_since = None;
+        let file = self.file.path().display();
+        let (mut before, mut after, mut recovered) = (None, None, false);
+        let mut returned = None;
+        self.state.send_if_modified(|state| {
+            recovered = state.troubles().next().is_some();
+            let old = state.mode().clone();
+            let differs = state.see(self.index, seen.clone());
+            returned = state.keep(self.index, permit);
+            if differs {
+                before = Some(old);
+                after = Some(state.mode().clone());
+            }
+            differs
+        });
+        // Given back only now that everybody reads the new state. Outside of the channel's lock: closing may block.
+        drop(returned);
+        let (Some(before), Some(after)) = (before, after) else { return };
+        if recovered {
+            info!(%file, "the file can be examined again");
+        }
+        if let Seen::On(switch) = seen
+            && let Some(why) = &switch.unreadable
+        {
+            warn!("{why}; maintenance mode is on all the same");
+        }
+        log_change(&before, &after);
+    }
+
+    fn report(&mut self, failure: &Failure) {
+        if let Failure::Lock(_) = failure {
+            // Whoever waits until maintenance is taken up holds the lock for an instant.
+            let now = Instant::now();
+            self.alarm.hint(About::Lock, now);
+            if now - *self.busy_since.get_or_insert(now) < LOOK_LIMIT {
+                return;
+            }
+        }
+        let mut news = false;
+        self.state.send_if_modified(|state| {
+            news = state.fail(self.index, failure.to_string());
+            news
+        });
+        if news {
+            warn!("{failure}; what was known before stays");
+        }
+    }
+}
+
+fn log_change(before: &Mode, after: &Mode) {
+    match (before, after) {
+        (_, Mode::On(now)) if before != after => {
+            let message = match before {
+                Mode::On(_) => "maintenance mode changed",
+                _ => "maintenance mode enabled",
+            };
+            let reason = one_line(now.reason.as_deref().unwrap_or_default());
+            let until = now.until.map(|time| time.to_string());
+            info!(reason, file = %now.file.display(), since = %now.since, until, "{message}");
+        }
+        (Mode::On(_), Mode::Off) => info!("maintenance mode disabled"),
+        _ => {}
+    }
+}
+
+impl Looks {
+    fn record(&self, index: usize) -> MutexGuard<'_, Record> {
+        self.0[index].1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, index: usize) {
+        self.record(index).began = Some(Instant::now());
+    }
+
+    /// Ends a look, and says how long it took.
+    fn end(&self, index: usize, succeeded: bool) -> Duration {
+        let mut record = self.record(index);
+        let took = record.began.take().map(|began| began.elapsed()).unwrap_or_default();
+        if !succeeded || took >= LOOK_LIMIT {
+            record.failed += 1;
+        }
+        if succeeded {
+            record.succeeded = Some(Timestamp::now());
+        }
+        took
+    }
+
+    /// How many looks have failed, those included that have not ended for [`LOOK_LIMIT`].
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        (0..self.0.len())
+            .map(|index| self.record(index))
+            .map(|record| record.failed + u64::from(record.hangs().is_some()))
+            .sum()
+    }
+
+    /// When the last look succeeded; of several files, the one of which that is longest ago. `None` before.
+    #[must_use]
+    pub fn last(&self) -> Option<Timestamp> {
+        (0..self.0.len()).map(|index| self.record(index).succeeded).min().flatten()
+    }
+
+    /// The files at which a look has not ended for [`LOOK_LIMIT`], each with for how long.
+    pub fn hanging(&self) -> impl Iterator<Item = String> {
+        self.0.iter().enumerate().filter_map(|(index, (path, _))| {
+            let since = self.record(index).hangs()?;
+            Some(format!("a look at {} has not ended for {} s", path.display(), since.as_secs()))
+        })
+    }
+}
+
+impl Record {
+    fn hangs(&self) -> Option<Duration> {
+        self.began.map(|began| began.elapsed()).filter(|since| *since >= LOOK_LIMIT)
+    }
+}
+
+/// The source of hints: a watch on the file's directory, as long as one can be had.
+struct Hints {
+    file: MaintenanceFile,
+    alarm: Arc<Alarm>,
+    watched: Option<DirectoryId>,
+    watcher: Option<RecommendedWatcher>,
+    /// Whether it is logged that there are no hints.
+    polling: bool,
+}
+
+impl Hints {
+    /// Sees to it that the directory is the one that is watched. A watch follows the inode, not the path.
+    fn follow(&mut self, directory: Option<&Directory>) {
+        let id = directory.map(Directory::id);
+        if self.watched == id && !self.alarm.take_lost() {
+            return;
+        }
+        self.watcher = None;
+        self.watched = None;
+        if id.is_none() {
+            return;
+        }
+        match self.watch() {
+            Ok(watcher) => {
+                self.watcher = Some(watcher);
+                self.watched = id;
+                if std::mem::take(&mut self.polling) {
+                    info!(directory = %self.file.directory().display(), "changes are noticed at once again");
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.polling, true) {
+                    let directory = self.file.directory().display();
+                    warn!(%directory, "{error}: changes are noticed only when the file is polled");
+                }
+            }
+        }
+    }
+
+    fn watch(&self) -> notify::Result<RecommendedWatcher> {
+        let (alarm, directory, name) =
+            (self.alarm.clone(), self.file.directory().to_owned(), self.file.name().to_owned());
+        let hint = move |event: notify::Result<notify::Event>| {
+            // An error, such as a queue that overflowed, says no more than that something may have happened.
+            let paths = event.map(|event| event.paths).unwrap_or_default();
+            let about = if paths.contains(&directory) {
+                About::Directory
+            } else if paths.iter().any(|path| path.file_name() == Some(&name)) {
+                About::File
+            } else {
+                About::Neighbour
+            };
+            alarm.hint(about, Instant::now());
+        };
+        // Without access events: looking causes them.
+        let kinds = EventKindMask::CREATE
+            | EventKindMask::REMOVE
+            | EventKindMask::MODIFY_DATA
+            | EventKindMask::MODIFY_META
+            | EventKindMask::MODIFY_NAME;
+        let mut watcher = RecommendedWatcher::new(hint, notify::Config::default().with_event_kinds(kinds))?;
+        watcher.watch(self.file.directory(), RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    }
+}

@@ -1,0 +1,134 @@
+//! What Prometheus is told.
+
+use prometheus::core::Collector;
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::maintenance::state::{Mode, State};
+use crate::maintenance::watch::Looks;
+
+/// The version that is running; the revision is that of the source, set by `PITSTOP_REVISION` at build time.
+pub const REVISION: &str = match option_env!("PITSTOP_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// All metrics. What follows from the state is set when somebody asks, from the state of that moment.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    mode: IntGauge,
+    start: Gauge,
+    expected_end: Gauge,
+    changes: IntCounterVec,
+    file_errors: IntCounter,
+    last_look: Gauge,
+    refused: IntCounter,
+    check: IntGaugeVec,
+    checks: IntCounterVec,
+}
+
+impl Metrics {
+    /// Creates all metrics and registers them.
+    ///
+    /// # Errors
+    ///
+    /// The registry holds metrics of these names already.
+    pub fn register(registry: Registry) -> prometheus::Result<Self> {
+        let build_info = Opts::new("pitstop_build_info", "Which pitstop this is; always 1.")
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("revision", REVISION);
+        added(&registry, IntGauge::with_opts(build_info)?)?.set(1);
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+
+        let requests = IntCounterVec::new(
+            Opts::new("pitstop_requests_total", "Requests to the traffic listener, by what became of them."),
+            &["outcome"],
+        )?;
+        let changes = IntCounterVec::new(
+            Opts::new(
+                "pitstop_maintenance_mode_changes_total",
+                "How often maintenance mode has been turned on and off.",
+            ),
+            &["to"],
+        )?;
+        let check = IntGaugeVec::new(
+            Opts::new("pitstop_check", "The last result of each health check: 1 passed, 0 failed."),
+            &["name", "type"],
+        )?;
+        let checks = IntCounterVec::new(
+            Opts::new("pitstop_checks_total", "Runs of each health check, by result."),
+            &["name", "type", "status"],
+        )?;
+        let gauge = |name, help| Gauge::new(name, help).and_then(|gauge| added(&registry, gauge));
+        Ok(Self {
+            mode: added(&registry, IntGauge::new("pitstop_maintenance_mode", "Maintenance mode: 1 on, 0 off.")?)?,
+            start: gauge(
+                "pitstop_maintenance_mode_start_timestamp_seconds",
+                "Since when maintenance mode has been on, in seconds since the epoch; 0 when it is off.",
+            )?,
+            expected_end: gauge(
+                "pitstop_maintenance_mode_expected_end_timestamp_seconds",
+                "When maintenance is expected to end, in seconds since the epoch; 0 when unknown.",
+            )?,
+            changes: added(&registry, changes)?,
+            file_errors: added(
+                &registry,
+                IntCounter::new(
+                    "pitstop_file_errors_total",
+                    "Looks at a maintenance file that failed or did not end.",
+                )?,
+            )?,
+            last_look: gauge(
+                "pitstop_file_last_look_timestamp_seconds",
+                "When a maintenance file was last looked at with success, in seconds since the epoch.",
+            )?,
+            refused: added(&registry, requests)?.with_label_values(&["refused"]),
+            check: added(&registry, check)?,
+            checks: added(&registry, checks)?,
+            registry,
+        })
+    }
+
+    /// Counts the requests that were refused.
+    #[must_use]
+    pub fn refused(&self) -> IntCounter {
+        self.refused.clone()
+    }
+
+    /// Records the result of a health check. `kind` is the endpoint that ran it.
+    pub fn checked(&self, name: &str, kind: &str, passed: bool) {
+        self.check.with_label_values(&[name, kind]).set(passed.into());
+        let status = if passed { "success" } else { "error" };
+        self.checks.with_label_values(&[name, kind, status]).inc();
+    }
+
+    /// The Prometheus text format, version 0.0.4.
+    ///
+    /// # Errors
+    ///
+    /// A metric cannot be encoded.
+    pub fn render(&self, state: &State, looks: &Looks) -> prometheus::Result<String> {
+        let report = state.report(jiff::Timestamp::now());
+        let seconds = |time: Option<jiff::Timestamp>| time.map_or(0.0, |time| time.as_duration().as_secs_f64());
+        self.mode.set(matches!(state.mode(), Mode::On(_)).into());
+        self.start.set(seconds(report.since));
+        self.expected_end.set(seconds(report.until));
+        self.last_look.set(seconds(looks.last()));
+        let changes = state.changes();
+        raise(&self.changes.with_label_values(&["on"]), changes.on);
+        raise(&self.changes.with_label_values(&["off"]), changes.off);
+        raise(&self.file_errors, looks.failed());
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// Brings a counter up to a count that is kept elsewhere.
+fn raise(counter: &IntCounter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
+}
+
+fn added<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}

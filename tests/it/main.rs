@@ -1,0 +1,4 @@
+//! End-to-end tests: each runs the real program against the real thing.
+
+mod fixture;
+mod smoke;
