@@ -57,6 +57,10 @@ const OFFERED: [Format; 3] = [Format::Html, Format::Json, Format::Text];
 impl Preferences {
     /// Takes up an element of `Accept`. One that cannot be read is passed over.
     fn add(&mut self, element: &[u8]) {
+        // Nearly all that clients send which are no browsers.
+        if element == b"*/*" {
+            return self.take(Format::Text, Fit::Any, 1000);
+        }
         let Ok(element) = std::str::from_utf8(element) else { return };
         let mut parameters = element.split(';').map(str::trim);
         let range = parameters.next().unwrap_or_default();
@@ -66,10 +70,14 @@ impl Preferences {
             .map_or(Some(1000), |(_, value)| weight(value.trim()));
         let Some(weight) = weight else { return };
         for (format, fit) in fits(range) {
-            let preference = &mut self.0[*format as usize];
-            if preference.is_none_or(|best| best <= (*fit, weight)) {
-                *preference = Some((*fit, weight));
-            }
+            self.take(*format, *fit, weight);
+        }
+    }
+
+    fn take(&mut self, format: Format, fit: Fit, weight: u16) {
+        let preference = &mut self.0[format as usize];
+        if preference.is_none_or(|best| best <= (fit, weight)) {
+            *preference = Some((fit, weight));
         }
     }
 

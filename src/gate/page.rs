@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
 };
 use hyper::{Response, StatusCode};
 use jiff::Timestamp;
@@ -29,12 +29,19 @@ const GRPC_ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 /// The refusal in every format.
 #[derive(Debug)]
 pub struct Pages {
-    html: Bytes,
-    json: Bytes,
-    text: Bytes,
-    grpc_message: HeaderValue,
+    html: Page,
+    json: Page,
+    text: Page,
+    grpc: Page,
     until: Option<Timestamp>,
-    retry_after: HeaderValue,
+}
+
+/// A refusal in one format. A copy of it is all that a request needs.
+#[derive(Debug)]
+struct Page {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
 }
 
 /// What a page says.
@@ -62,57 +69,60 @@ impl Pages {
             }
         };
         Self {
-            html: content.html().into(),
-            json: content.json().into(),
-            text: content.text().into(),
-            grpc_message: content.grpc_message(),
+            html: Page::new("text/html; charset=utf-8", content.html(), retry_after),
+            json: Page::new("application/problem+json", content.json(), retry_after),
+            text: Page::new("text/plain; charset=utf-8", content.text(), retry_after),
+            grpc: Page::grpc(content.grpc_message(), retry_after),
             until: content.until,
-            retry_after: HeaderValue::from(retry_after.as_secs()),
         }
     }
 
     /// The answer to a request. One to `HEAD` has the headers of the whole and no body.
     #[must_use]
     pub fn response(&self, format: Format, head: bool) -> Response<Full<Bytes>> {
-        let (content_type, body) = match format {
-            Format::Html => ("text/html; charset=utf-8", &self.html),
-            Format::Json => ("application/problem+json", &self.json),
-            Format::Text => ("text/plain; charset=utf-8", &self.text),
-            Format::Grpc => return self.grpc_response(),
+        let page = match format {
+            Format::Html => &self.html,
+            Format::Json => &self.json,
+            Format::Text => &self.text,
+            Format::Grpc => &self.grpc,
         };
-        let mut response = Response::new(Full::new(if head { Bytes::new() } else { body.clone() }));
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        let mut response = Response::new(Full::new(if head { Bytes::new() } else { page.body.clone() }));
+        *response.status_mut() = page.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.clone_from(&page.headers);
         if head {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(page.body.len()));
         }
-        self.insert_common(headers);
-        headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Language"));
-        response
-    }
-
-    /// Status 200 and no body: gRPC says what went wrong in a trailer, and one without a body is sent as a header.
-    fn grpc_response(&self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::default());
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(HeaderName::from_static("grpc-status"), UNAVAILABLE);
-        headers.insert(HeaderName::from_static("grpc-message"), self.grpc_message.clone());
-        // RFC 9110 §6.6.1 asks for it with a 200; with a 503 it is left to the server.
-        if let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now())) {
-            headers.insert(DATE, date);
-        }
-        self.insert_common(headers);
-        response
-    }
-
-    fn insert_common(&self, headers: &mut HeaderMap) {
         let left = self.until.map_or(0, |until| until.duration_since(Timestamp::now()).as_secs());
-        let retry_after = if left > 0 { HeaderValue::from(left) } else { self.retry_after.clone() };
-        headers.insert(RETRY_AFTER, retry_after);
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if left > 0 {
+            headers.insert(RETRY_AFTER, HeaderValue::from(left));
+        }
+        response
     }
+}
+
+impl Page {
+    fn new(content_type: &'static str, body: String, retry_after: Duration) -> Self {
+        let mut headers = common_headers(content_type, retry_after);
+        headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Language"));
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, headers, body: body.into() }
+    }
+
+    /// Status 200 and no body: gRPC says what went wrong in trailers, and without a body those are sent as headers.
+    fn grpc(message: HeaderValue, retry_after: Duration) -> Self {
+        let mut headers = common_headers("application/grpc", retry_after);
+        headers.insert(HeaderName::from_static("grpc-status"), UNAVAILABLE);
+        headers.insert(HeaderName::from_static("grpc-message"), message);
+        Self { status: StatusCode::OK, headers, body: Bytes::new() }
+    }
+}
+
+fn common_headers(content_type: &'static str, retry_after: Duration) -> HeaderMap {
+    HeaderMap::from_iter([
+        (CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (RETRY_AFTER, HeaderValue::from(retry_after.as_secs())),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ])
 }
 
 /// RFC 9457. A type of `about:blank` says no more than the status, and has its title.
@@ -251,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_grpc_message_has_a_limit() {
-        let message = |reason: &str| pages(reason).grpc_message.to_str().unwrap().to_owned();
+        let message = |reason: &str| pages(reason).grpc.headers["grpc-message"].to_str().unwrap().to_owned();
         assert_eq!(message("100 % \u{e9}"), "100 %25 %C3%A9");
         assert_eq!(message(&"x".repeat(16 * 1024)).len(), 1024);
         // 1,023 bytes hold 341 of these, each encoded in nine.
