@@ -1,0 +1,244 @@
+//! What a connection is doing, and how long it may.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::service::Service;
+use hyper::{Request, Response, Version};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+use super::Limits;
+
+/// A connection without a request is parked after this: it gives back its buffers. Far more than passes between two
+/// requests of a client in a hurry.
+const PARK_AFTER: Duration = Duration::from_millis(10);
+
+/// What a connection is doing, as far as its time limits go.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// Requests that are being answered.
+    requests: AtomicUsize,
+    /// Whether all that has come has been taken up.
+    idle: AtomicBool,
+    /// Whether something of an answer may not have reached the system yet.
+    unflushed: AtomicBool,
+    /// Whether the client may have more to send that nobody reads.
+    unread: AtomicBool,
+    /// Counts the changes of the first two.
+    changes: AtomicUsize,
+}
+
+/// What a connection is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// The rest of a header; of a new connection, all of it.
+    Header,
+    /// The service.
+    Answer,
+    /// The client, to take the rest of an answer.
+    Flush,
+    /// The next request.
+    Request,
+}
+
+/// What has to be done with a connection whose time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Close it.
+    Close,
+    /// Park it.
+    Park,
+    /// Nothing yet.
+    Nothing,
+}
+
+impl Activity {
+    fn waiting(&self) -> Waiting {
+        match (self.requests.load(Relaxed), self.idle.load(Relaxed)) {
+            (0, false) => Waiting::Header,
+            (0, true) if self.unflushed.load(Relaxed) => Waiting::Flush,
+            (0, true) => Waiting::Request,
+            _ => Waiting::Answer,
+        }
+    }
+
+    /// The client has sent something, or some of what it sent before is still to be read.
+    pub(super) fn received(&self) {
+        if self.requests.load(Relaxed) == 0 && self.idle.swap(false, Relaxed) {
+            self.changes.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// All that has been answered so far has reached the system.
+    pub(super) fn flushed(&self) {
+        self.unflushed.store(false, Relaxed);
+    }
+
+    fn begin<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Answering {
+        let has_body = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
+        self.unread.store(has_body, Relaxed);
+        self.unflushed.store(true, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
+        self.changes.fetch_add(1, Relaxed);
+        Answering(self.clone())
+    }
+
+    /// Nothing more is expected of the client.
+    pub(super) fn give_up(&self) {
+        self.unread.store(false, Relaxed);
+        self.idle.store(true, Relaxed);
+    }
+
+    /// Whether closing the connection now could reset it under the client's hands.
+    pub(super) fn must_linger(&self) -> bool {
+        self.unread.load(Relaxed) || self.waiting() == Waiting::Header
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+struct Answering(Arc<Activity>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.idle.store(true, Relaxed);
+        self.0.requests.fetch_sub(1, Relaxed);
+        self.0.changes.fetch_add(1, Relaxed);
+    }
+}
+
+/// When something has to be done with a connection. The deadline is put off only when its time has come, not with each
+/// request.
+#[derive(Debug)]
+pub(super) struct Clock<'a> {
+    pub(super) activity: &'a Activity,
+    limits: Limits,
+    parks: bool,
+    /// Since when the connection waits for what it waits for, as of so many changes.
+    since: Instant,
+    changes: usize,
+    /// When to ask [`Clock::due`].
+    pub(super) deadline: Instant,
+}
+
+impl<'a> Clock<'a> {
+    /// A clock for a connection that can be parked, or cannot.
+    pub(super) fn new(activity: &'a Activity, limits: Limits, parks: bool) -> Self {
+        let since = Instant::now();
+        let changes = activity.changes.load(Relaxed);
+        Self { activity, limits, parks, since, changes, deadline: since + limits.header_timeout }
+    }
+
+    /// What is to be done when; `None` while it is the service that is waited for.
+    fn next(&mut self) -> Option<(Due, Instant)> {
+        let changes = self.activity.changes.load(Relaxed);
+        if changes != self.changes {
+            self.changes = changes;
+            self.since = Instant::now();
+        }
+        match self.activity.waiting() {
+            Waiting::Answer => None,
+            Waiting::Header => Some((Due::Close, self.since + self.limits.header_timeout)),
+            Waiting::Request if self.parks => Some((Due::Park, self.since + PARK_AFTER)),
+            Waiting::Request | Waiting::Flush => Some((Due::Close, self.since + self.limits.idle_timeout)),
+        }
+    }
+
+    /// Whether the deadline has moved closer.
+    pub(super) fn is_earlier(&mut self) -> bool {
+        match self.next() {
+            Some((_, at)) if at < self.deadline => {
+                self.deadline = at;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What to do now that the deadline has come. If nothing, it is put off.
+    pub(super) fn due(&mut self) -> Due {
+        let now = Instant::now();
+        match self.next() {
+            Some((due, at)) if at <= now => return due,
+            Some((_, at)) => self.deadline = at,
+            None => self.deadline = now + self.limits.idle_timeout,
+        }
+        Due::Nothing
+    }
+}
+
+/// A service that tells when it is at work.
+#[derive(Clone, Debug)]
+pub(super) struct Tracked<S> {
+    pub(super) service: S,
+    pub(super) activity: Arc<Activity>,
+}
+
+impl<S, B> Service<Request<Incoming>> for Tracked<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+{
+    type Response = Response<TrackedBody<B>>;
+    type Error = Infallible;
+    type Future = TrackedFuture<S::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let answering = Some(self.activity.begin(&request));
+        TrackedFuture { future: self.service.call(request), answering }
+    }
+}
+
+pin_project! {
+    pub(super) struct TrackedFuture<F> {
+        #[pin]
+        future: F,
+        answering: Option<Answering>,
+    }
+}
+
+impl<F, B> Future for TrackedFuture<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+{
+    type Output = Result<Response<TrackedBody<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(response) = ready!(this.future.poll(cx));
+        let answering = this.answering.take();
+        Poll::Ready(Ok(response.map(|body| TrackedBody { body, answering })))
+    }
+}
+
+pin_project! {
+    /// A body: until it ends or is lost, its request is being answered.
+    pub(super) struct TrackedBody<B> {
+        #[pin]
+        body: B,
+        answering: Option<Answering>,
+    }
+}
+
+impl<B: Body> Body for TrackedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,157 @@
+//! The client's end of a connection.
+
+use std::io;
+use std::net::{Shutdown, TcpStream as StdStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::activity::Activity;
+
+/// After the last answer, how much more a client may send before its connection is closed, in bytes.
+const LINGER: usize = 1024 * 1024;
+/// And for how long.
+const LINGER_FOR: Duration = Duration::from_secs(5);
+
+/// How an HTTP/2 connection begins (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The client's end of a connection.
+///
+/// When hyper is done with it, it may linger: closing a socket on which something is unread resets the connection,
+/// and with that the client may lose the answer (RFC 9112 §9.6).
+#[derive(Debug)]
+pub(super) struct Client {
+    stream: TokioIo<TcpStream>,
+    /// What has been read already and is to be read again.
+    unread: Bytes,
+    place: Option<OwnedSemaphorePermit>,
+    activity: Arc<Activity>,
+}
+
+impl Client {
+    pub(super) fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
+        let activity = Arc::default();
+        Self { stream: TokioIo::new(stream), unread: Bytes::new(), place: Some(place), activity }
+    }
+
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    /// Reads as much as tells HTTP/2 from HTTP/1. `None` if the client leaves before.
+    pub(super) async fn begins_http2(&mut self) -> Option<bool> {
+        let mut read = BytesMut::with_capacity(PREFACE.len());
+        while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
+            let mut more = [0; PREFACE.len()];
+            self.readable().await.ok()?;
+            match self.stream.inner().try_read(&mut more[read.len()..]) {
+                Ok(0) => return None,
+                Ok(length) => read.extend_from_slice(&more[read.len()..][..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return None,
+            }
+        }
+        let http2 = read == PREFACE;
+        self.unread = read.freeze();
+        Some(http2)
+    }
+
+    /// Waits until the client has sent something, or has left.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.stream.inner().readable().await
+    }
+
+    /// Gives back what has been read, to be read again. Returns whether that is anything.
+    pub(super) fn put_back(&mut self, bytes: Bytes) -> bool {
+        self.unread = bytes;
+        !self.unread.is_empty()
+    }
+}
+
+impl Read for Client {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        } else {
+            let length = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread[..length]);
+            self.unread.advance(length);
+        }
+        self.activity.received();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Client {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has written all that it has.
+        self.activity.flushed();
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if self.activity.must_linger()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && let Ok(stream) = self.stream.inner().as_fd().try_clone_to_owned()
+        {
+            runtime.spawn(linger(stream, self.place.take()));
+        }
+    }
+}
+
+async fn linger(stream: OwnedFd, _place: Option<OwnedSemaphorePermit>) -> io::Result<()> {
+    let stream = StdStream::from(stream);
+    stream.shutdown(Shutdown::Write)?;
+    let stream = TcpStream::from_std(stream)?;
+    let mut buffer = [0; 4096];
+    let mut left = LINGER;
+    let read = async {
+        while left > 0 {
+            stream.readable().await?;
+            match stream.try_read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => left = left.saturating_sub(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    timeout(LINGER_FOR, read).await?
+}

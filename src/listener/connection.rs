@@ -1,0 +1,129 @@
+//! One connection, from its first byte to its last.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::Body;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioExecutor;
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::time::{sleep_until, timeout};
+use tracing::debug;
+
+use super::activity::{Clock, Due, Tracked};
+use super::client::Client;
+use super::{BoxError, HttpService, Limits};
+use crate::shutdown::Stop;
+
+/// hyper, set up for both protocols.
+#[derive(Debug)]
+pub(super) struct Engines {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+impl Engines {
+    pub(super) fn new(limits: Limits) -> Self {
+        let mut http1 = http1::Builder::new();
+        // The timeouts are this module's: hyper's counts idle time as time to send a header.
+        http1.max_buf_size(limits.header_size).header_read_timeout(None).pipeline_flush(true);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        let header_size = u32::try_from(limits.header_size).unwrap_or(u32::MAX);
+        http2.max_header_list_size(header_size).max_concurrent_streams(128);
+        Self { http1, http2 }
+    }
+}
+
+/// How a connection has come to rest.
+enum Rest {
+    /// It is over.
+    Closed,
+    /// There is no request, so that it can do without its buffers.
+    Parked,
+}
+
+/// Serves a connection until its last request is answered or a time limit passes.
+pub(super) async fn serve<S, B>(mut client: Client, service: S, engines: Arc<Engines>, limits: Limits, mut stop: Stop)
+where
+    S: HttpService<B> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let activity = client.activity().clone();
+    let service = Tracked { service, activity: activity.clone() };
+    let begins_http2 = tokio::select! {
+        begins = timeout(limits.header_timeout, client.begins_http2()) => begins.ok().flatten(),
+        () = stop.draining() => None,
+    };
+    match begins_http2 {
+        None => activity.give_up(),
+        Some(true) => {
+            // In a box, since each connection, of either protocol, would make room for it.
+            let mut connection = Box::pin(engines.http2.serve_connection(client, service));
+            drive(connection.as_mut(), &mut Clock::new(&activity, limits, false), &mut stop).await;
+        }
+        Some(false) => loop {
+            let mut connection = Box::new(engines.http1.serve_connection(client, service.clone()));
+            let mut clock = Clock::new(&activity, limits, true);
+            if let Rest::Closed = drive(Pin::new(&mut *connection), &mut clock, &mut stop).await {
+                return;
+            }
+            let parts = connection.into_parts();
+            client = parts.io;
+            if client.put_back(parts.read_buf) {
+                // The next request has begun to come along with the last.
+                activity.received();
+                continue;
+            }
+            let arrived = tokio::select! {
+                readable = timeout(limits.idle_timeout, client.readable()) => readable.is_ok_and(|result| result.is_ok()),
+                () = stop.draining() => false,
+            };
+            if !arrived {
+                return;
+            }
+            activity.received();
+        },
+    }
+}
+
+/// Lets hyper work on a connection.
+async fn drive<C>(mut connection: Pin<&mut C>, clock: &mut Clock<'_>, stop: &mut Stop) -> Rest
+where
+    C: GracefulConnection<Error: std::fmt::Display>,
+{
+    let mut timer = pin!(sleep_until(clock.deadline));
+    let mut draining = pin!(stop.draining());
+    let mut drains = false;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                if let Err(error) = result {
+                    debug!("a connection failed: {error}");
+                }
+                return Poll::Ready(Rest::Closed);
+            }
+            if !drains && draining.as_mut().poll(cx).is_ready() {
+                drains = true;
+                connection.as_mut().graceful_shutdown();
+                continue;
+            }
+            if clock.is_earlier() {
+                timer.as_mut().reset(clock.deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+            match clock.due() {
+                Due::Close => {
+                    clock.activity.give_up();
+                    return Poll::Ready(Rest::Closed);
+                }
+                Due::Park => return Poll::Ready(if drains { Rest::Closed } else { Rest::Parked }),
+                Due::Nothing => timer.as_mut().reset(clock.deadline),
+            }
+        }
+    })
+    .await
+}

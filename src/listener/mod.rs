@@ -1,0 +1,173 @@
+//! Listening: bind, accept, limits, timeouts, and a drain that ends. Both listeners are made of this.
+//!
+//! The engine is hyper. What is added is what `axum::serve` lacks: a limit on connections, one on the time to send a
+//! header and one on idleness, a pause when accepting fails, and a connection that is read for a while after its
+//! last answer so that the client gets to see it.
+
+mod activity;
+mod client;
+mod connection;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use hyper::service::Service;
+use hyper::{Request, Response};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+use tracing::warn;
+
+use self::client::Client;
+use self::connection::Engines;
+use crate::shutdown::Stop;
+
+/// The system may keep this many connections that are not accepted yet.
+const BACKLOG: i32 = 1024;
+/// How long to wait when accepting fails for want of file descriptors or memory: trying at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a client may use up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The size of a request's header, in bytes. Above it the answer is 431.
+    pub header_size: usize,
+    /// The time to send it.
+    pub header_timeout: Duration,
+    /// The time a connection may be kept without a request.
+    pub idle_timeout: Duration,
+    /// The number of connections. The next one waits in the system's backlog.
+    pub connections: usize,
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Listener {
+    socket: StdListener,
+    address: SocketAddr,
+}
+
+/// A socket that cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// `EADDRINUSE`.
+    #[error("{flag} {address} is in use by another process: stop that one, or choose another address")]
+    InUse {
+        /// The flag that chose the address.
+        flag: &'static str,
+        /// Where it was to listen.
+        address: SocketAddr,
+    },
+    /// Anything else that the system says.
+    #[error("cannot listen at {flag} {address}: {source}")]
+    Other {
+        /// The flag that chose the address.
+        flag: &'static str,
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl Listener {
+    /// Listens at the address. `[::]` takes IPv4 connections as well, and is `0.0.0.0` on a host without IPv6.
+    /// `flag` is named in errors.
+    ///
+    /// # Errors
+    ///
+    /// See [`BindError`].
+    pub fn bind(flag: &'static str, address: SocketAddr) -> Result<Self, BindError> {
+        let bound = bind(address).or_else(|error| match Errno::from_io_error(&error) {
+            Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if address.is_ipv6() && address.ip().is_unspecified() => {
+                bind((Ipv4Addr::UNSPECIFIED, address.port()).into())
+            }
+            _ => Err(error),
+        });
+        let socket = bound.map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse { flag, address },
+            _ => BindError::Other { flag, address, source },
+        })?;
+        let address = socket.local_addr().map_err(|source| BindError::Other { flag, address, source })?;
+        Ok(Self { socket, address })
+    }
+
+    /// Where it listens; the port is the one that the system chose if 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves HTTP/1 and HTTP/2 until it is told to stop, then lets the requests finish that run. Returns when the
+    /// last connection is closed: whoever calls sets a limit to that.
+    ///
+    /// # Errors
+    ///
+    /// The runtime cannot use the socket.
+    pub async fn serve<S, B>(self, service: S, limits: Limits, mut stop: Stop) -> io::Result<()>
+    where
+        S: HttpService<B> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let listener = TcpListener::from_std(self.socket)?;
+        let engines = Arc::new(Engines::new(limits));
+        let places = Arc::new(Semaphore::new(limits.connections));
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&listener, &places) => accepted,
+                () = stop.draining() => break,
+            };
+            let (stream, place) = match accepted {
+                Ok(accepted) => accepted,
+                // The client has left before it was its turn.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => {
+                    warn!("cannot accept a connection, trying again in {ACCEPT_PAUSE:?}: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let service = service.clone();
+            tokio::spawn(connection::serve(Client::new(stream, place), service, engines.clone(), limits, stop.clone()));
+        }
+        drop(listener);
+        // Every connection, and what lingers of one, holds a place.
+        let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+        let _ = places.acquire_many(all).await;
+        Ok(())
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What answers requests: it never fails, errors are answers too.
+pub trait HttpService<B>: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> {}
+
+impl<B, S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>> HttpService<B> for S {}
+
+fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    // Answers are written in one piece: there is nothing to wait for.
+    let _ = stream.set_nodelay(true);
+    Ok((stream, place))
+}
