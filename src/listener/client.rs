@@ -73,7 +73,8 @@ impl Client {
 
     /// Gives back what has been read, to be read again. Returns whether that is anything.
     pub(super) fn put_back(&mut self, bytes: Bytes) -> bool {
-        self.unread = bytes;
+        // Even an empty one would keep the whole buffer that it is a part of.
+        self.unread = if bytes.is_empty() { Bytes::new() } else { bytes };
         !self.unread.is_empty()
     }
 }
