@@ -80,8 +80,8 @@ impl hyper::service::Service<Request<Incoming>> for Gate {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let response = self.refuse(&request);
         // A client that waits for `100 Continue` sees the answer and sends nothing; HTTP/2 can refuse one body of many.
-        let must_read = request.version() < Version::HTTP_2 && !request.headers().contains_key(EXPECT);
-        if must_read && !request.body().is_end_stream() {
+        let sends = !request.body().is_end_stream() && request.version() < Version::HTTP_2;
+        if sends && !request.headers().contains_key(EXPECT) {
             tokio::spawn(discard(request.into_body()));
         }
         ready(Ok(response))

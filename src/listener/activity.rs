@@ -23,16 +23,18 @@ const PARK_AFTER: Duration = Duration::from_millis(10);
 /// What a connection is doing, as far as its time limits go.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
-    /// Requests that are being answered.
-    requests: AtomicUsize,
+    /// Requests that have been taken up.
+    begun: AtomicUsize,
+    /// Those of them that are answered, or lost.
+    ended: AtomicUsize,
+    /// How often the client has sent something after that.
+    resumed: AtomicUsize,
     /// Whether all that has come has been taken up.
     idle: AtomicBool,
     /// Whether something of an answer may not have reached the system yet.
     unflushed: AtomicBool,
     /// Whether the client may have more to send that nobody reads.
     unread: AtomicBool,
-    /// Counts the changes of the first two.
-    changes: AtomicUsize,
 }
 
 /// What a connection is waiting for.
@@ -61,18 +63,29 @@ pub(super) enum Due {
 
 impl Activity {
     fn waiting(&self) -> Waiting {
-        match (self.requests.load(Relaxed), self.idle.load(Relaxed)) {
-            (0, false) => Waiting::Header,
-            (0, true) if self.unflushed.load(Relaxed) => Waiting::Flush,
-            (0, true) => Waiting::Request,
-            _ => Waiting::Answer,
+        match self.idle.load(Relaxed) {
+            _ if self.is_answering() => Waiting::Answer,
+            false => Waiting::Header,
+            true if self.unflushed.load(Relaxed) => Waiting::Flush,
+            true => Waiting::Request,
         }
+    }
+
+    fn is_answering(&self) -> bool {
+        self.begun.load(Relaxed) != self.ended.load(Relaxed)
+    }
+
+    /// How often what is waited for has changed.
+    fn changes(&self) -> usize {
+        let counts = [&self.begun, &self.ended, &self.resumed].map(|count| count.load(Relaxed));
+        counts.into_iter().fold(0, usize::wrapping_add)
     }
 
     /// The client has sent something, or some of what it sent before is still to be read.
     pub(super) fn received(&self) {
-        if self.requests.load(Relaxed) == 0 && self.idle.swap(false, Relaxed) {
-            self.changes.fetch_add(1, Relaxed);
+        if self.idle.load(Relaxed) && !self.is_answering() {
+            self.idle.store(false, Relaxed);
+            self.resumed.fetch_add(1, Relaxed);
         }
     }
 
@@ -85,8 +98,7 @@ impl Activity {
         let has_body = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
         self.unread.store(has_body, Relaxed);
         self.unflushed.store(true, Relaxed);
-        self.requests.fetch_add(1, Relaxed);
-        self.changes.fetch_add(1, Relaxed);
+        self.begun.fetch_add(1, Relaxed);
         Answering(self.clone())
     }
 
@@ -109,8 +121,7 @@ struct Answering(Arc<Activity>);
 impl Drop for Answering {
     fn drop(&mut self) {
         self.0.idle.store(true, Relaxed);
-        self.0.requests.fetch_sub(1, Relaxed);
-        self.0.changes.fetch_add(1, Relaxed);
+        self.0.ended.fetch_add(1, Relaxed);
     }
 }
 
@@ -132,13 +143,13 @@ impl<'a> Clock<'a> {
     /// A clock for a connection that can be parked, or cannot.
     pub(super) fn new(activity: &'a Activity, limits: Limits, parks: bool) -> Self {
         let since = Instant::now();
-        let changes = activity.changes.load(Relaxed);
+        let changes = activity.changes();
         Self { activity, limits, parks, since, changes, deadline: since + limits.header_timeout }
     }
 
     /// What is to be done when; `None` while it is the service that is waited for.
     fn next(&mut self) -> Option<(Due, Instant)> {
-        let changes = self.activity.changes.load(Relaxed);
+        let changes = self.activity.changes();
         if changes != self.changes {
             self.changes = changes;
             self.since = Instant::now();

@@ -28,8 +28,9 @@ pub(super) struct Engines {
 impl Engines {
     pub(super) fn new(limits: Limits) -> Self {
         let mut http1 = http1::Builder::new();
-        // The timeouts are this module's: hyper's counts idle time as time to send a header.
-        http1.max_buf_size(limits.header_size).header_read_timeout(None).pipeline_flush(true);
+        // No timeout of hyper's, which counts idle time as time to send a header. One write of one piece, since the
+        // answers are small.
+        http1.max_buf_size(limits.header_size).header_read_timeout(None).pipeline_flush(true).writev(false);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         let header_size = u32::try_from(limits.header_size).unwrap_or(u32::MAX);
         http2.max_header_list_size(header_size).max_concurrent_streams(128);
