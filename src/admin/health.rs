@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use percent_encoding::percent_decode_str;
+
 use crate::maintenance::one_line;
 use crate::maintenance::state::{Mode, State};
 use crate::maintenance::watch::Looks;
@@ -90,21 +92,22 @@ pub fn warnings(endpoint: Endpoint, state: &State, looks: &Looks) -> Vec<String>
 #[derive(Debug, Default)]
 pub struct Query {
     verbose: bool,
-    excluded: BTreeSet<String>,
+    /// As bytes: Go's strings need not be UTF-8.
+    excluded: BTreeSet<Vec<u8>>,
 }
 
 impl Query {
-    /// Reads a query as Go's `url.ParseQuery` does: pairs with a semicolon do not count.
+    /// Reads a query as Go's `url.ParseQuery` does: pairs with a semicolon or a broken escape do not count.
     #[must_use]
     pub fn parse(query: &str) -> Self {
         let mut parsed = Self::default();
         for pair in query.split('&').filter(|pair| !pair.contains(';')) {
-            for (name, value) in form_urlencoded::parse(pair.as_bytes()) {
-                match &*name {
-                    "verbose" => parsed.verbose = true,
-                    "exclude" => _ = parsed.excluded.insert(value.into_owned()),
-                    _ => {}
-                }
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (Some(name), Some(value)) = (unescaped(name), unescaped(value)) else { continue };
+            match &*name {
+                b"verbose" => parsed.verbose = true,
+                b"exclude" => _ = parsed.excluded.insert(value),
+                _ => {}
             }
         }
         parsed
@@ -113,8 +116,15 @@ impl Query {
     /// Whether the check counts.
     #[must_use]
     pub fn includes(&self, check: &Check) -> bool {
-        !self.excluded.contains(check.name)
+        !self.excluded.contains(check.name.as_bytes())
     }
+}
+
+/// Go's `url.QueryUnescape`: `None` if a percent sign is not followed by two hexadecimal digits.
+fn unescaped(text: &str) -> Option<Vec<u8>> {
+    let is_escape = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    let spaced = text.replace('+', " ");
+    spaced.split('%').skip(1).all(is_escape).then(|| percent_decode_str(&spaced).collect())
 }
 
 /// The answer to a whole endpoint.
@@ -140,7 +150,7 @@ pub fn answer(endpoint: Endpoint, checks: &[Check], warnings: &[String], query: 
     let unknown: Vec<String> = query
         .excluded
         .iter()
-        .filter(|name| !checks.iter().any(|check| check.name == name.as_str()))
+        .filter(|name| !checks.iter().any(|check| check.name.as_bytes() == name.as_slice()))
         .map(|name| quoted(name))
         .collect();
     if !unknown.is_empty() {
@@ -161,28 +171,37 @@ pub fn answer_one(check: &Check) -> Answer {
 }
 
 /// Quotes as Go's `%q`, so that no name can forge a line.
-fn quoted(name: &str) -> String {
+fn quoted(name: &[u8]) -> String {
     let mut text = String::from('"');
-    for c in name.chars() {
-        let _ = match c {
-            '"' | '\\' => write!(text, "\\{c}"),
-            '\u{7}' => write!(text, "\\a"),
-            '\u{8}' => write!(text, "\\b"),
-            '\u{c}' => write!(text, "\\f"),
-            '\n' => write!(text, "\\n"),
-            '\r' => write!(text, "\\r"),
-            '\t' => write!(text, "\\t"),
-            '\u{b}' => write!(text, "\\v"),
-            ' '..='~' => write!(text, "{c}"),
-            '\0'..='\u{7f}' => write!(text, "\\x{:02x}", u32::from(c)),
-            // What Rust's own escaping leaves as it is, is printable.
-            _ if c.escape_debug().len() == 1 => write!(text, "{c}"),
-            '\u{80}'..='\u{ffff}' => write!(text, "\\u{:04x}", u32::from(c)),
-            _ => write!(text, "\\U{:08x}", u32::from(c)),
-        };
+    for chunk in name.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            let _ = match c {
+                '"' | '\\' => write!(text, "\\{c}"),
+                '\u{7}' => write!(text, "\\a"),
+                '\u{8}' => write!(text, "\\b"),
+                '\u{c}' => write!(text, "\\f"),
+                '\n' => write!(text, "\\n"),
+                '\r' => write!(text, "\\r"),
+                '\t' => write!(text, "\\t"),
+                '\u{b}' => write!(text, "\\v"),
+                _ if is_printable(c) => write!(text, "{c}"),
+                '\0'..='\u{7f}' => write!(text, "\\x{:02x}", u32::from(c)),
+                '\u{80}'..='\u{ffff}' => write!(text, "\\u{:04x}", u32::from(c)),
+                _ => write!(text, "\\U{:08x}", u32::from(c)),
+            };
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02x}");
+        }
     }
     text.push('"');
     text
+}
+
+/// Whether Go prints it as it is, which is what Rust's escaping leaves alone; but that escapes a combining mark which
+/// has nothing to combine with.
+fn is_printable(c: char) -> bool {
+    c == '\'' || ['x', c].iter().collect::<String>().escape_debug().count() == 2
 }
 
 #[cfg(test)]
@@ -207,10 +226,10 @@ mod tests {
     fn the_whole_endpoint() {
         let on = [("maintenance", "Updating the instance")];
         assert_eq!(readyz(&[], ""), (true, "ok".into()));
-        for verbose in ["verbose", "verbose=", "verbose=0", "a=b&verbose", "%76erbose"] {
+        for verbose in ["verbose", "verbose=", "verbose=0", "a=b&verbose", "%76erbose", "=&verbose=%25"] {
             assert_eq!(readyz(&[], verbose), (true, PASSED.into()), "{verbose}");
         }
-        for silent in ["Verbose", "x=verbose", "verbose;a", "verbose%20"] {
+        for silent in ["Verbose", "x=verbose", "verbose;a", "verbose%20", "verbose=%", "verbose=%4", "verbose=%zz"] {
             assert_eq!(readyz(&[], silent), (true, "ok".into()), "{silent}");
         }
         let failed = concat!(
@@ -256,9 +275,11 @@ mod tests {
             ("\"\\", r#""\"\\""#),
             ("a\nb\t\0\u{7f}", r#""a\nb\t\x00\x7f""#),
             ("é\u{202e}\u{e0001}", "\"é\\u202e\\U000e0001\""),
+            ("'e\u{301}\u{a0}\u{fffd}\u{85}", "\"'e\u{301}\\u00a0\u{fffd}\\u0085\""),
         ];
         for (name, text) in table {
-            assert_eq!(quoted(name), text);
+            assert_eq!(quoted(name.as_bytes()), text);
         }
+        assert_eq!(quoted(b"a\xff\xe2\x82"), r#""a\xff\xe2\x82""#);
     }
 }

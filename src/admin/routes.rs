@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
@@ -41,7 +42,7 @@ pub fn router(admin: Admin) -> Router {
             .route(&path, get(async move |admin, query| whole(endpoint, admin, query)))
             .route(&format!("{path}/{{check}}"), get(async move |admin, check| one(endpoint, admin, check)));
     }
-    router.fallback(not_found).with_state(Arc::new(admin))
+    router.fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(Arc::new(admin))
 }
 
 fn whole(endpoint: Endpoint, State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
@@ -55,12 +56,11 @@ fn whole(endpoint: Endpoint, State(admin): State<Arc<Admin>>, RawQuery(query): R
     respond(health::answer(endpoint, &checks, &warnings, &query))
 }
 
-fn one(endpoint: Endpoint, State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
+/// A name that is not UTF-8 is a path rejection: there is no such check either.
+fn one(endpoint: Endpoint, State(admin): State<Arc<Admin>>, name: Result<Path<String>, PathRejection>) -> Response {
     let checks = health::checks(endpoint, &admin.state.borrow(), admin.stop.phase());
-    match checks.iter().find(|check| check.name == name) {
-        Some(check) => respond(health::answer_one(check)),
-        None => page_not_found(),
-    }
+    let check = name.ok().and_then(|Path(name)| checks.into_iter().find(|check| check.name == name));
+    check.map_or_else(page_not_found, |check| respond(health::answer_one(&check)))
 }
 
 async fn maintenance(State(admin): State<Arc<Admin>>) -> Response {
@@ -76,6 +76,11 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
         Ok(metrics) => text(StatusCode::OK, prometheus::TEXT_FORMAT, metrics),
         Err(error) => internal_error(&error),
     }
+}
+
+/// The header `Allow` is added by the router.
+async fn method_not_allowed() -> Response {
+    text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "405 method not allowed\n".to_owned())
 }
 
 async fn not_found() -> Response {

@@ -1,7 +1,7 @@
 //! Which format a client wants: proactive negotiation by `Accept` (RFC 9110 §12.5.1).
 
-use hyper::HeaderMap;
 use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::{HeaderMap, Method};
 
 /// A format in which the refusal can be given. On a tie of what the client likes, the earlier one is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,10 +25,11 @@ enum Fit {
 }
 
 impl Format {
-    /// The format for a request with these headers.
+    /// The format for a request with this method and these headers.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
-        if headers.get(CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes())) {
+    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        // With another method it is no gRPC request, and a status of 200 would mislead: for `CONNECT` it opens a tunnel.
+        if *method == Method::POST && headers.get(CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes())) {
             return Self::Grpc;
         }
         let mut preferences = Preferences::default();
@@ -130,7 +131,7 @@ mod tests {
         for value in accept {
             headers.append(ACCEPT, HeaderValue::from_str(value).unwrap());
         }
-        Format::of(&headers)
+        Format::of(&Method::GET, &headers)
     }
 
     #[test]
@@ -213,7 +214,7 @@ mod tests {
         }
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_bytes(b"\xff\xfe, text/html").unwrap());
-        assert_eq!(Format::of(&headers), Format::Html);
+        assert_eq!(Format::of(&Method::GET, &headers), Format::Html);
     }
 
     #[test]
@@ -229,5 +230,8 @@ mod tests {
         for (content_type, expected) in table {
             assert_eq!(is_grpc(content_type.as_bytes()), expected, "{content_type}");
         }
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))]);
+        assert_eq!(Format::of(&Method::POST, &headers), Format::Grpc);
+        assert_eq!(Format::of(&Method::CONNECT, &headers), Format::Text);
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use hyper::header::EXPECT;
+use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::{Method, Request, Response, Version};
 use prometheus::IntCounter;
 use tokio::sync::watch;
@@ -53,7 +53,7 @@ impl Gate {
     }
 
     fn refuse<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        let format = Format::of(request.headers());
+        let format = Format::of(request.method(), request.headers());
         let mut rendered = self.0.rendered.lock().unwrap_or_else(PoisonError::into_inner);
         rendered.refresh();
         let response = rendered.pages.response(format, request.method() == Method::HEAD);
@@ -78,18 +78,24 @@ impl hyper::service::Service<Request<Incoming>> for Gate {
     type Future = Ready<Result<Self::Response, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let response = self.refuse(&request);
-        // A client that waits for `100 Continue` sees the answer and sends nothing; HTTP/2 can refuse one body of many.
-        let sends = !request.body().is_end_stream() && request.version() < Version::HTTP_2;
-        if sends && !request.headers().contains_key(EXPECT) {
-            tokio::spawn(discard(request.into_body()));
+        let mut response = self.refuse(&request);
+        if !request.body().is_end_stream() {
+            let is_http1 = request.version() < Version::HTTP_2;
+            if is_http1 && request.body().size_hint().lower() > DISCARD as u64 {
+                // The connection will not outlive this: the client need not send the rest, nor use it again.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            } else if !is_http1 || !request.headers().contains_key(EXPECT) {
+                tokio::spawn(discard(request.into_body()));
+            }
+            // Else the client waits for `100 Continue`: it sees the answer and sends nothing.
         }
         ready(Ok(response))
     }
 }
 
 /// Reads a body to its end so that the next request on its connection can be read. If it is too long, the
-/// connection closes instead.
+/// connection closes instead; over HTTP/2 only its stream is reset, and not before the client has had time to take up
+/// the answer: against RFC 9113 §8.1, curl 7.88 loses it if the reset comes with it.
 async fn discard(mut body: Incoming) {
     let mut left = DISCARD;
     let read = async {

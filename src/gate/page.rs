@@ -10,7 +10,7 @@ use hyper::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
 };
 use hyper::{Response, StatusCode};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
@@ -93,8 +93,7 @@ impl Pages {
         if head {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(page.body.len()));
         }
-        let left = self.until.map_or(0, |until| until.duration_since(Timestamp::now()).as_secs());
-        if left > 0 {
+        if let Some(left) = self.until.and_then(|until| seconds_up(until.duration_since(Timestamp::now()))) {
             headers.insert(RETRY_AFTER, HeaderValue::from(left));
         }
         response
@@ -123,6 +122,11 @@ fn common_headers(content_type: &'static str, retry_after: Duration) -> HeaderMa
         (RETRY_AFTER, HeaderValue::from(retry_after.as_secs())),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ])
+}
+
+/// In whole seconds, rounded up: who comes back in time should not come too early. `None` if it is past.
+fn seconds_up(left: SignedDuration) -> Option<i64> {
+    left.is_positive().then(|| left.as_secs().saturating_add(i64::from(left.subsec_nanos() > 0)))
 }
 
 /// RFC 9457. A type of `about:blank` says no more than the status, and has its title.
@@ -281,6 +285,10 @@ mod tests {
         assert_eq!(retry_after(Some(now - Duration::from_secs(5))), 60);
         let left = retry_after(Some(now + Duration::from_secs(1000)));
         assert!((900..=1000).contains(&left), "{left}");
+        let table = [(-1, None), (0, None), (1, Some(1)), (1000, Some(1)), (1001, Some(2)), (60_000, Some(60))];
+        for (milliseconds, seconds) in table {
+            assert_eq!(seconds_up(SignedDuration::from_millis(milliseconds)), seconds, "{milliseconds} ms");
+        }
     }
 
     #[tokio::test]

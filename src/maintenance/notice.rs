@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 
+use super::one_line;
+
 /// How much of the file is read, in bytes. The rest of a longer text is not shown.
 pub const LIMIT: usize = 16 * 1024;
 
@@ -10,7 +12,8 @@ const UNTIL: &str = "Until";
 /// The text of a maintenance file, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
-    /// What people are told: without trailing white space and without known trailers; `None` where that leaves nothing.
+    /// What people are told: without trailing white space and without known trailers; `None` where that leaves nothing
+    /// that could be shown.
     pub reason: Option<String>,
     /// The trailer `Until`: when maintenance is expected to end.
     pub until: Option<Timestamp>,
@@ -79,7 +82,7 @@ fn width(lead: u8) -> usize {
 
 fn non_blank(text: &str) -> Option<String> {
     let text = text.trim_end();
-    (!text.trim_start().is_empty()).then(|| text.to_owned())
+    (!one_line(text).is_empty()).then(|| text.to_owned())
 }
 
 /// Parts the text from its last paragraph where every line of that is a trailer, as git-interpret-trailers(1) reads them.
@@ -125,6 +128,7 @@ mod tests {
         let table: &[(&str, Option<&str>, Option<&str>)] = &[
             ("", None, None),
             (" \n\t\n", None, None),
+            ("\0\u{1b}\n\u{202e}\u{9b}", None, None),
             ("Updating\n", Some("Updating"), None),
             ("  indented stays \r\n\n", Some("  indented stays"), None),
             ("Updating\n\nUntil: 2026-11-22T18:00:00Z\n", Some("Updating"), Some(end)),

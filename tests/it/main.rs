@@ -1,4 +1,10 @@
 //! End-to-end tests: each runs the real program against the real thing.
 
+#![allow(unreachable_pub, reason = "one crate: what its modules share is public to them")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod fietsboek;
 mod fixture;
+mod probes;
+mod refusals;
 mod smoke;
