@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::{Method, Request, Response, Version};
 use prometheus::IntCounter;
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use self::format::Format;
 use self::page::Pages;
+use crate::listener::RequestBody;
 use crate::maintenance::state::State;
 
 /// How much of a refused request's body is read and thrown away, in bytes, so that the connection can be kept.
@@ -72,12 +73,12 @@ impl Rendered {
     }
 }
 
-impl hyper::service::Service<Request<Incoming>> for Gate {
+impl hyper::service::Service<Request<RequestBody>> for Gate {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<RequestBody>) -> Self::Future {
         let mut response = self.refuse(&request);
         if !request.body().is_end_stream() {
             let is_http1 = request.version() < Version::HTTP_2;
@@ -96,7 +97,7 @@ impl hyper::service::Service<Request<Incoming>> for Gate {
 /// Reads a body to its end so that the next request on its connection can be read. If it is too long, the
 /// connection closes instead; over HTTP/2 only its stream is reset, and not before the client has had time to take up
 /// the answer: against RFC 9113 §8.1, curl 7.88 loses it if the reset comes with it.
-async fn discard(mut body: Incoming) {
+async fn discard(mut body: RequestBody) {
     let mut left = DISCARD;
     let read = async {
         while let Some(Ok(frame)) = body.frame().await {

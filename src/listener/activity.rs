@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::Service;
 use hyper::{Request, Response, Version};
@@ -23,18 +24,20 @@ const PARK_AFTER: Duration = Duration::from_millis(10);
 /// What a connection is doing, as far as its time limits go.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
-    /// Requests that have been taken up.
+    /// How much has been taken up: requests whose body is being read, and answers that are being written.
     begun: AtomicUsize,
-    /// Those of them that are answered, or lost.
+    /// How much of that is done, or lost.
     ended: AtomicUsize,
     /// How often the client has sent something after that.
     resumed: AtomicUsize,
-    /// Whether all that has come has been taken up.
+    /// Whether nothing has come since the last work was done.
     idle: AtomicBool,
     /// Whether something of an answer may not have reached the system yet.
     unflushed: AtomicBool,
     /// Whether the client may have more to send that nobody reads.
     unread: AtomicBool,
+    /// Whether it is HTTP/2, where what comes between two requests need not be a header.
+    multiplexed: AtomicBool,
 }
 
 /// What a connection is waiting for.
@@ -64,14 +67,14 @@ pub(super) enum Due {
 impl Activity {
     fn waiting(&self) -> Waiting {
         match self.idle.load(Relaxed) {
-            _ if self.is_answering() => Waiting::Answer,
+            _ if self.is_working() => Waiting::Answer,
             false => Waiting::Header,
             true if self.unflushed.load(Relaxed) => Waiting::Flush,
             true => Waiting::Request,
         }
     }
 
-    fn is_answering(&self) -> bool {
+    fn is_working(&self) -> bool {
         self.begun.load(Relaxed) != self.ended.load(Relaxed)
     }
 
@@ -83,7 +86,11 @@ impl Activity {
 
     /// The client has sent something, or some of what it sent before is still to be read.
     pub(super) fn received(&self) {
-        if self.idle.load(Relaxed) && !self.is_answering() {
+        if self.is_working() || self.multiplexed.load(Relaxed) {
+            return;
+        }
+        self.unread.store(true, Relaxed);
+        if self.idle.load(Relaxed) {
             self.idle.store(false, Relaxed);
             self.resumed.fetch_add(1, Relaxed);
         }
@@ -94,31 +101,39 @@ impl Activity {
         self.unflushed.store(false, Relaxed);
     }
 
-    fn begin<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Answering {
-        let has_body = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
-        self.unread.store(has_body, Relaxed);
+    /// Takes up a request: the answer to it is work, and so is its body.
+    fn begin(self: &Arc<Self>, request: Request<Incoming>) -> (Work, Request<RequestBody>) {
+        let multiplexed = request.version() >= Version::HTTP_2;
+        let has_body = !request.body().is_end_stream();
+        self.multiplexed.store(multiplexed, Relaxed);
+        self.unread.store(has_body && !multiplexed, Relaxed);
         self.unflushed.store(true, Relaxed);
+        let answer = self.work();
+        let reading = has_body.then(|| self.work());
+        (answer, request.map(|body| RequestBody { body, reading }))
+    }
+
+    fn work(self: &Arc<Self>) -> Work {
         self.begun.fetch_add(1, Relaxed);
-        Answering(self.clone())
+        Work(self.clone())
     }
 
     /// Nothing more is expected of the client.
     pub(super) fn give_up(&self) {
         self.unread.store(false, Relaxed);
-        self.idle.store(true, Relaxed);
     }
 
     /// Whether closing the connection now could reset it under the client's hands.
     pub(super) fn must_linger(&self) -> bool {
-        self.unread.load(Relaxed) || self.waiting() == Waiting::Header
+        self.unread.load(Relaxed)
     }
 }
 
-/// A request that is being answered.
+/// A body that is being read, or an answer that is being written.
 #[derive(Debug)]
-struct Answering(Arc<Activity>);
+struct Work(Arc<Activity>);
 
-impl Drop for Answering {
+impl Drop for Work {
     fn drop(&mut self) {
         self.0.idle.store(true, Relaxed);
         self.0.ended.fetch_add(1, Relaxed);
@@ -194,15 +209,15 @@ pub(super) struct Tracked<S> {
 
 impl<S, B> Service<Request<Incoming>> for Tracked<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
 {
     type Response = Response<TrackedBody<B>>;
     type Error = Infallible;
     type Future = TrackedFuture<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let answering = Some(self.activity.begin(&request));
-        TrackedFuture { future: self.service.call(request), answering }
+        let (answer, request) = self.activity.begin(request);
+        TrackedFuture { future: self.service.call(request), answer: Some(answer) }
     }
 }
 
@@ -210,7 +225,7 @@ pin_project! {
     pub(super) struct TrackedFuture<F> {
         #[pin]
         future: F,
-        answering: Option<Answering>,
+        answer: Option<Work>,
     }
 }
 
@@ -223,17 +238,17 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(response) = ready!(this.future.poll(cx));
-        let answering = this.answering.take();
-        Poll::Ready(Ok(response.map(|body| TrackedBody { body, answering })))
+        let answer = this.answer.take();
+        Poll::Ready(Ok(response.map(|body| TrackedBody { body, answer })))
     }
 }
 
 pin_project! {
-    /// A body: until it ends or is lost, its request is being answered.
+    /// The body of an answer: until it ends or is lost, its request is being answered.
     pub(super) struct TrackedBody<B> {
         #[pin]
         body: B,
-        answering: Option<Answering>,
+        answer: Option<Work>,
     }
 }
 
@@ -243,6 +258,36 @@ impl<B: Body> Body for TrackedBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of a request. While it is being read, the client may take its time: whoever reads sets a limit to that.
+#[derive(Debug)]
+pub struct RequestBody {
+    body: Incoming,
+    reading: Option<Work>,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if (frame.is_none() || self.body.is_end_stream())
+            && let Some(reading) = self.reading.take()
+        {
+            reading.0.unread.store(false, Relaxed);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::service::Service;
 use hyper::{Request, Response};
 use rustix::io::Errno;
@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::warn;
 
+pub use self::activity::RequestBody;
 use self::client::Client;
 use self::connection::Engines;
 use crate::shutdown::Stop;
@@ -57,7 +58,7 @@ pub struct Listener {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// `EADDRINUSE`.
-    #[error("{flag} {address} is in use by another process: stop that one, or choose another address")]
+    #[error("{flag} {address} is in use: stop what listens there, or choose another address")]
     InUse {
         /// The flag that chose the address.
         flag: &'static str,
@@ -119,17 +120,23 @@ impl Listener {
         let listener = TcpListener::from_std(self.socket)?;
         let engines = Arc::new(Engines::new(limits));
         let places = Arc::new(Semaphore::new(limits.connections));
+        let mut failing = false;
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&listener, &places) => accepted,
                 () = stop.draining() => break,
             };
             let (stream, place) = match accepted {
-                Ok(accepted) => accepted,
+                Ok(accepted) => {
+                    failing = false;
+                    accepted
+                }
                 // The client has left before it was its turn.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    warn!("cannot accept a connection, trying again in {ACCEPT_PAUSE:?}: {error}");
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!("cannot accept connections, trying again every {ACCEPT_PAUSE:?}: {error}");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -148,9 +155,9 @@ impl Listener {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What answers requests: it never fails, errors are answers too.
-pub trait HttpService<B>: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> {}
+pub trait HttpService<B>: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> {}
 
-impl<B, S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>> HttpService<B> for S {}
+impl<B, S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>> HttpService<B> for S {}
 
 fn bind(address: SocketAddr) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
