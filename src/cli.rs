@@ -206,7 +206,7 @@ pub struct Run {
     pub terminate: bool,
 
     /// The job, and what it is given
-    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     pub command: Vec<std::ffi::OsString>,
 }
 

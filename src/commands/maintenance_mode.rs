@@ -13,7 +13,7 @@ use crate::cli::{Common, MaintenanceMode, Output};
 use crate::maintenance::file::{LookError, MaintenanceFile};
 use crate::maintenance::notice::Notice;
 use crate::maintenance::permit::{self, LockError, LockFile};
-use crate::maintenance::state::{Mode, Seen};
+use crate::maintenance::state::{Mode, Seen, Switch};
 
 /// How often to ask whether what is waited for has come true.
 const ASK: Duration = Duration::from_millis(20);
@@ -43,7 +43,10 @@ pub(super) fn maintenance_mode(common: &Common, arguments: MaintenanceMode) -> R
     }
     if let Some(limit) = arguments.wait {
         match state.mode() {
-            Mode::On(_) => wait_until_settled(first, limit)?,
+            // A job holds a permit for each file, so that of any file that is there speaks for it.
+            Mode::On(on) => {
+                wait_until_settled(files.iter().find(|file| file.path() == on.file).unwrap_or(first), limit)?;
+            }
             Mode::Off | Mode::Unknown => runtime()?.block_on(wait_until_open(common.admin_listen, limit))?,
         }
     }
@@ -69,6 +72,9 @@ fn enable(file: &MaintenanceFile, reason: Option<String>, until: Option<Timestam
     let mut notice = match reason {
         Some(reason) => Notice::parse(reason.as_bytes()),
         None => match file.look()? {
+            Seen::On(Switch { unreadable: Some(why), .. }) => {
+                return Err(Failure::new(format!("{why}: say anew why maintenance mode is on")));
+            }
             Seen::On(switch) => switch.notice,
             Seen::Off | Seen::Nothing => {
                 return Err(Failure::new(

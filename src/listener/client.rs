@@ -11,15 +11,16 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::activity::Activity;
 
-/// After the last answer, how much more a client may send before its connection is closed, in bytes.
+/// How much of what a client still sends after its last answer is read, in bytes.
 const LINGER: usize = 1024 * 1024;
-/// And for how long.
+/// How long it may take to close the connection itself.
 const LINGER_FOR: Duration = Duration::from_secs(5);
 
 /// How an HTTP/2 connection begins (RFC 9113 §3.4).
@@ -136,16 +137,23 @@ impl Drop for Client {
     }
 }
 
+/// Reads what the client still sends, up to a limit, and then waits for it to close: what it sends beyond that stays
+/// in the system's buffers, which holds it up until it has read the answer.
 async fn linger(stream: OwnedFd, _place: Option<OwnedSemaphorePermit>) -> io::Result<()> {
     let stream = StdStream::from(stream);
+    // Tells the client that there is no more to come, where hyper has not.
     stream.shutdown(Shutdown::Write)?;
     let stream = TcpStream::from_std(stream)?;
     let mut buffer = [0; 4096];
     let mut left = LINGER;
-    let read = async {
-        while left > 0 {
-            stream.readable().await?;
-            match stream.try_read(&mut buffer) {
+    let closed = async {
+        while !stream.ready(Interest::READABLE).await?.is_read_closed() || left > 0 {
+            let read = match left {
+                // Waits for news instead of reading.
+                0 => stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into())),
+                _ => stream.try_read(&mut buffer),
+            };
+            match read {
                 Ok(0) => break,
                 Ok(length) => left = left.saturating_sub(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -154,5 +162,5 @@ async fn linger(stream: OwnedFd, _place: Option<OwnedSemaphorePermit>) -> io::Re
         }
         Ok(())
     };
-    timeout(LINGER_FOR, read).await?
+    timeout(LINGER_FOR, closed).await?
 }

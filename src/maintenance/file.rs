@@ -202,7 +202,7 @@ impl MaintenanceFile {
     fn replace(&self, notice: &Notice) -> io::Result<()> {
         let mut temporary =
             tempfile::Builder::new().prefix(".MAINTENANCE.").suffix(".tmp").tempfile_in(&self.directory)?;
-        temporary.write_all(notice.to_text().as_bytes())?;
+        temporary.as_file_mut().write_all(notice.to_text().as_bytes())?;
         // Everybody who shares the volume must be able to read it, whatever the umask here.
         temporary.as_file().set_permissions(Permissions::from_mode(0o644))?;
         if let Ok(before) = self.path.metadata().and_then(|metadata| metadata.modified()) {
@@ -221,7 +221,9 @@ impl MaintenanceFile {
     pub fn disable(&self) -> Result<(), WriteError> {
         match std::fs::remove_file(&self.path) {
             Ok(()) => self.sync_directory(),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+            Err(error) if is_absent(&error) => Ok(()),
+            // Of a read-only file system unlink(2) says that before it says that there is no such file.
+            Err(_) if self.path.symlink_metadata().is_err_and(|error| is_absent(&error)) => Ok(()),
             Err(error) => Err(error),
         }
         .map_err(|source| self.cannot_change(source))
@@ -271,6 +273,10 @@ impl AsFd for Directory {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// What stands there, where it is not a regular file.

@@ -18,6 +18,9 @@ use super::file::MaintenanceFile;
 use super::one_line;
 use super::state::{Seen, Switch};
 
+/// How often to open a lock file that is replaced each time before it is locked.
+const TRIES: usize = 100;
+
 /// The lock file of one maintenance file.
 #[derive(Clone, Debug)]
 pub struct LockFile {
@@ -148,7 +151,7 @@ impl LockFile {
     }
 
     fn lock(&self, access: OFlags, operation: FlockOperation) -> Result<OwnedFd, LockError> {
-        loop {
+        for _ in 0..TRIES {
             let fd = self.open(access).map_err(|errno| self.unavailable(errno))?;
             match rustix::fs::flock(&fd, operation) {
                 Ok(()) if self.is_current(&fd) => return Ok(fd),
@@ -158,6 +161,8 @@ impl LockFile {
                 Err(errno) => return Err(self.unavailable(errno)),
             }
         }
+        // Not by chance: the file system numbers a file anew each time it is asked.
+        Err(self.unavailable(Errno::STALE))
     }
 
     fn open(&self, access: OFlags) -> Result<OwnedFd, Errno> {
@@ -216,7 +221,9 @@ impl LockFile {
                 .any(|stat| (stat.st_dev, stat.st_ino) == (lock.st_dev, lock.st_ino))
         }));
         pids.remove(&std::process::id());
-        pids.into_iter().map(|pid| format!("{pid} {}", command_of(pid))).collect()
+        // The kernel still names who took the lock when that process is gone, and one that inherited it is not.
+        let commands = pids.into_iter().map(|pid| (pid, command_of(pid))).filter(|(_, command)| !command.is_empty());
+        commands.map(|(pid, command)| format!("{pid} {command}")).collect()
     }
 }
 
