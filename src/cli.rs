@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use jiff::{SignedDuration, Timestamp};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::log;
 
@@ -57,7 +57,7 @@ pub struct Common {
     pub admin_listen: SocketAddr,
 
     /// What is logged: off, error, warn, info, debug, trace, or a list such as `info,hyper=debug`
-    #[arg(long, global = true, env = "PITSTOP_LOG", value_name = "LEVEL", default_value = "info")]
+    #[arg(long, global = true, env = "PITSTOP_LOG", value_name = "LEVEL", default_value = "info", value_parser = levels)]
     pub log: Targets,
 
     /// How it is logged
@@ -277,6 +277,25 @@ pub struct Completions {
     pub shell: Shell,
 }
 
+/// A level, or a list of them. Left alone, [`Targets`] takes a level that is misspelt for a target, and shows nothing.
+fn levels(text: &str) -> Result<Targets, String> {
+    let help = || {
+        format!("{text:?} is not a level: write off, error, warn, info, debug, trace, or a list like info,hyper=debug")
+    };
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    let sound = |part: &&str| {
+        let level = part.split_once('=').map_or(*part, |(_, level)| level);
+        !level.is_empty() && level.parse::<LevelFilter>().is_ok()
+    };
+    if !parts.iter().all(sound) {
+        return Err(help());
+    }
+    parts.join(",").parse().map_err(|_| help())
+}
+
+/// The longest length of time: added to any clock it does not overflow.
+const CENTURY: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+
 /// A length of time such as `1m30s`; a bare number means seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let help = || format!("{text:?} is not a length of time: write it like 90, 90s, 500ms or 1h30m");
@@ -284,7 +303,11 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(seconds) => SignedDuration::from_secs(seconds),
         Err(_) => text.parse().map_err(|_| help())?,
     };
-    Duration::try_from(duration).map_err(|_| help())
+    let duration = Duration::try_from(duration).map_err(|_| help())?;
+    if duration > CENTURY {
+        return Err("it must be at most 100 years".to_owned());
+    }
+    Ok(duration)
 }
 
 fn some_time(text: &str) -> Result<Duration, String> {
@@ -328,8 +351,20 @@ mod tests {
         for (text, milliseconds) in table {
             assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
-        for text in ["", "-1", "-5s", "soon", "5 parsecs", "99999999999999999999"] {
+        for text in ["", "-1", "-5s", "soon", "5 parsecs", "9223372036854775807", "99999999999999999999"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn levels_of_the_log() {
+        for text in
+            ["off", "error", "warn", "info", "debug", "trace", "INFO", "warn,pitstop=debug", "info, hyper=debug"]
+        {
+            assert!(levels(text).is_ok(), "{text}");
+        }
+        for text in ["", ",", "loud", "inf", "info,", "info,hyper", "info=loud", "hyper="] {
+            assert!(levels(text).is_err(), "{text}");
         }
     }
 

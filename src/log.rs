@@ -1,5 +1,7 @@
 //! Log format and set-up: one line an event, on stderr.
 
+use std::io;
+
 use clap::ValueEnum;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -18,11 +20,31 @@ pub enum Format {
 
 /// Sends events that the filter lets through to stderr, from now on and in every thread.
 pub fn init(filter: Targets, format: Format) {
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    let lines = fmt::layer().with_writer(|| Lines).with_ansi(false).with_target(false);
     let lines = match format {
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
     // Set once a process; a test that has set one already keeps it.
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+}
+
+/// Stderr, one event at a time. Nothing that an event names, such as a path, can begin another line.
+struct Lines;
+
+impl io::Write for Lines {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = event.strip_suffix(b"\n").unwrap_or(event);
+        if line.iter().any(u8::is_ascii_control) {
+            let plain = line.iter().map(|byte| if byte.is_ascii_control() { b' ' } else { *byte });
+            io::stderr().write_all(&plain.chain([b'\n']).collect::<Vec<u8>>())?;
+        } else {
+            io::stderr().write_all(event)?;
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

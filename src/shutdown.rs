@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
@@ -49,6 +50,19 @@ pub struct Signals {
     interrupt: Signal,
 }
 
+/// Installs handlers while signals are held back: one that arrives when its handler is installed, but does not know yet
+/// whom to tell, would be lost.
+///
+/// # Errors
+///
+/// Those of the handlers, and of `sigprocmask(2)`.
+pub fn without_signals<T>(install: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let installed = install();
+    before.thread_set_mask()?;
+    installed
+}
+
 /// A signal, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caught(pub i32);
@@ -60,7 +74,9 @@ impl Signals {
     ///
     /// No handler can be installed.
     pub fn catch() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        without_signals(|| {
+            Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        })
     }
 
     async fn next(&mut self) -> Caught {

@@ -34,6 +34,16 @@ impl Failure {
         Self { code: 2, ..Self::new(message) }
     }
 
+    /// What clap says of a command line, less the usage that it repeats.
+    #[must_use]
+    pub fn wrong_usage(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let paragraphs = text.split("\n\n").map(str::trim);
+        let says = paragraphs.filter(|text| !text.starts_with("Usage:") && !text.starts_with("For more information"));
+        let says: Vec<&str> = says.map(|text| text.strip_prefix("error: ").unwrap_or(text)).collect();
+        Self::usage(format!("{} (see --help)", says.join("; ")))
+    }
+
     /// The exit code: 1 failed, 2 wrong usage; of `run` also 126 and 127.
     #[must_use]
     pub fn code(&self) -> ExitCode {

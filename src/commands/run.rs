@@ -18,6 +18,7 @@ use crate::maintenance::one_line;
 use crate::maintenance::permit::{self, Entry, LockError, LockFile, Permit};
 use crate::maintenance::state::{Mode, Seen, State};
 use crate::maintenance::watch::{self as lookout, LOOK_LIMIT, Role};
+use crate::shutdown::without_signals;
 
 /// Who waits until maintenance has been taken up holds the exclusive lock for an instant; then it is asked for again.
 const ASK: Duration = Duration::from_millis(20);
@@ -95,7 +96,7 @@ fn cannot_start(command: &Command, error: &io::Error) -> Failure {
 /// Runs the job as a child, which holds the permits too, and ends it when maintenance begins.
 async fn supervise(command: Command, files: &[MaintenanceFile]) -> Result<ExitCode, Failure> {
     // From before the job runs: what is sent to this process is meant for the job.
-    let mut signals = forwarded_signals()?;
+    let mut signals = without_signals(forwarded_signals)?;
     let (mut state, _) = lookout::start(files, POLL, Role::Observe)?;
     let mut command = tokio::process::Command::from(command);
     let mut child = command.spawn().map_err(|error| cannot_start(command.as_std(), &error))?;

@@ -1,5 +1,7 @@
 //! `pitstop serve`: wires the rooms together.
 
+use std::io;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use crate::listener::{Limits, Listener};
 use crate::maintenance::state::Mode;
 use crate::maintenance::watch::{self as lookout, Role};
 use crate::metrics::Metrics;
-use crate::shutdown::{Caught, Phase, Signals, Stop};
+use crate::shutdown::{Phase, Signals, Stop};
 
 /// The first answer should be the right one. Where looking takes longer than this, the first answer is that it does.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
@@ -33,7 +35,7 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     let files = maintenance_files(&common.file)?;
     let runtime = runtime()?;
     // First, since as process 1 nothing else would end us.
-    let mut signals = runtime.block_on(async { Signals::catch() })?;
+    let signals = runtime.block_on(async { Signals::catch() })?;
     let admin = Listener::bind("--admin-listen", common.admin_listen)?;
     let traffic = Listener::bind("--listen", serve.listen)?;
     let limits = limits(serve);
@@ -49,32 +51,44 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
         info!(admin = %admin.address(), traffic = %traffic.address(), "pitstop {} is serving", env!("CARGO_PKG_VERSION"));
 
         // A thread of its own, so that probes are answered in time whatever goes on there.
-        let (drained, traffic_drained) = oneshot::channel();
+        let (report, traffic_served) = oneshot::channel();
         let traffic_stop = stop.clone();
         let traffic_runtime = self::runtime()?;
         thread::Builder::new().name("traffic".to_owned()).spawn(move || {
-            let _ = drained.send(traffic_runtime.block_on(traffic.serve(gate, limits, traffic_stop)));
+            let _ = report.send(traffic_runtime.block_on(traffic.serve(gate, limits, traffic_stop)));
         })?;
         let routes = router(Admin { state, looks, stop: stop.clone(), metrics });
         let admin_limits = Limits { connections: ADMIN_CONNECTIONS, ..limits };
-        let admin = tokio::spawn(admin.serve::<_, Body>(TowerToHyperService::new(routes), admin_limits, stop));
+        let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), admin_limits, stop);
+        let served = async { tokio::try_join!(admin_served, async { traffic_served.await.map_err(io::Error::other)? }) };
+        until_stopped(signals, &phase, serve, served).await
+    })
+}
 
-        let stopped = async {
-            signals.stop(&phase, serve.shutdown_delay).await?;
-            let drained = async { (admin.await, traffic_drained.await) };
-            if signals.unless_again(timeout(serve.drain_timeout, drained)).await?.is_err() {
+/// Goes through the phases of stopping. `served` ends when both listeners have drained; before, only if one fails.
+async fn until_stopped<T>(
+    mut signals: Signals,
+    phase: &watch::Sender<Phase>,
+    serve: &Serve,
+    served: impl Future<Output = io::Result<T>>,
+) -> Result<ExitCode, Failure> {
+    let mut served = pin!(served);
+    tokio::select! {
+        stop = signals.stop(phase, serve.shutdown_delay) => if let Err(again) = stop {
+            return Ok(again.exit_code());
+        },
+        Err(error) = &mut served => return Err(Failure::new(format!("a listener has failed: {error}"))),
+    }
+    match signals.unless_again(timeout(serve.drain_timeout, served)).await {
+        Err(again) => Ok(again.exit_code()),
+        Ok(drained) => {
+            if drained.is_err() {
                 warn!("requests still run after {:?}: they are cut", serve.drain_timeout);
             }
-            Ok::<(), Caught>(())
-        };
-        Ok(match stopped.await {
-            Ok(()) => {
-                info!("stopped");
-                ExitCode::SUCCESS
-            }
-            Err(again) => again.exit_code(),
-        })
-    })
+            info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
 /// The limits, with the file descriptors that they need. Those are raised as far as the system allows; if that is

@@ -129,6 +129,12 @@ impl State {
         self.files[index].permit.as_ref()
     }
 
+    /// Why the latest look at file `index` failed, where it did.
+    #[must_use]
+    pub fn trouble(&self, index: usize) -> Option<&str> {
+        self.files[index].trouble.as_deref()
+    }
+
     /// What all files together say.
     #[must_use]
     pub fn mode(&self) -> &Mode {

@@ -66,6 +66,7 @@ pub fn start(
             file: file.clone(),
             lock: (role == Role::Open).then(|| LockFile::of(file)),
             no_lock: None,
+            unreadable: None,
             busy_since: None,
             alarm,
             state: sender.clone(),
@@ -83,6 +84,8 @@ struct Lookout {
     lock: Option<LockFile>,
     /// Why no permit can be had, once that is logged.
     no_lock: Option<String>,
+    /// Why the text cannot be read, once that is logged.
+    unreadable: Option<String>,
     /// Since when somebody else has held the exclusive lock.
     busy_since: Option<Instant>,
     hints: Hints,
@@ -106,9 +109,14 @@ impl Lookout {
             self.alarm.wait(poll);
             self.looks.begin(self.index);
             let seen = self.observe();
-            let readable =
-                matches!(&seen, Ok((seen, _)) if !matches!(seen, Seen::On(switch) if switch.unreadable.is_some()));
-            let took = self.looks.end(self.index, readable);
+            let succeeded = match &seen {
+                Ok((Seen::On(switch), _)) => Some(switch.unreadable.is_none()),
+                Ok(_) => Some(true),
+                Err(Failure::Look(_)) => Some(false),
+                // Whoever waits until maintenance is taken up holds the lock for an instant.
+                Err(Failure::Lock(_)) => None,
+            };
+            let took = self.looks.end(self.index, succeeded);
             if took >= LOOK_LIMIT {
                 warn!(file = %self.file.path().display(), "a look took {} s", took.as_secs());
             }
@@ -124,7 +132,9 @@ impl Lookout {
         self.hints.follow(directory.as_ref());
         let look = || Ok(self.file.look_in(directory.as_ref())?);
         let Some(lock) = &self.lock else { return Ok((look()?, None)) };
-        let held = self.state.borrow().permit(self.index).cloned().filter(|permit| lock.is_valid(permit));
+        // Checked only when the state is free again: it looks at the disk, and there it may hang.
+        let held = self.state.borrow().permit(self.index).cloned();
+        let held = held.filter(|permit| lock.is_valid(permit));
         let entry = permit::enter(
             || look().map(Seen::switch),
             || match held.map_or_else(|| lock.share(), Ok) {
@@ -152,11 +162,10 @@ impl Lookout {
 
     fn publish(&mut self, seen: &Seen, permit: Option<Permit>) {
         self.busy_since = None;
-        let file = self.file.path().display();
         let (mut before, mut after, mut recovered) = (None, None, false);
         let mut returned = None;
         self.state.send_if_modified(|state| {
-            recovered = state.troubles().next().is_some();
+            recovered = state.trouble(self.index).is_some();
             let old = state.mode().clone();
             let differs = state.see(self.index, seen.clone());
             returned = state.keep(self.index, permit);
@@ -168,21 +177,31 @@ impl Lookout {
         });
         // Given back only now that everybody reads the new state. Outside of the channel's lock: closing may block.
         drop(returned);
+        self.log_unreadable(seen);
         let (Some(before), Some(after)) = (before, after) else { return };
         if recovered {
-            info!(%file, "the file can be examined again");
-        }
-        if let Seen::On(switch) = seen
-            && let Some(why) = &switch.unreadable
-        {
-            warn!("{why}; maintenance mode is on all the same");
+            info!(file = %self.file.path().display(), "the file can be examined again");
         }
         log_change(&before, &after);
     }
 
+    /// Once, not with every change of its modification time: writing to a FIFO is one.
+    fn log_unreadable(&mut self, seen: &Seen) {
+        let why = match seen {
+            Seen::On(switch) => switch.unreadable.as_ref(),
+            Seen::Off | Seen::Nothing => None,
+        };
+        if self.unreadable.as_ref() == why {
+            return;
+        }
+        if let Some(why) = why {
+            warn!("{why}; maintenance mode is on all the same");
+        }
+        self.unreadable = why.cloned();
+    }
+
     fn report(&mut self, failure: &Failure) {
         if let Failure::Lock(_) = failure {
-            // Whoever waits until maintenance is taken up holds the lock for an instant.
             let now = Instant::now();
             self.alarm.hint(About::Lock, now);
             if now - *self.busy_since.get_or_insert(now) < LOOK_LIMIT {
@@ -225,14 +244,14 @@ impl Looks {
         self.record(index).began = Some(Instant::now());
     }
 
-    /// Ends a look, and says how long it took.
-    fn end(&self, index: usize, succeeded: bool) -> Duration {
+    /// Ends a look that has succeeded, has failed, or has told nothing. Says how long it took.
+    fn end(&self, index: usize, succeeded: Option<bool>) -> Duration {
         let mut record = self.record(index);
         let took = record.began.take().map(|began| began.elapsed()).unwrap_or_default();
-        if !succeeded || took >= LOOK_LIMIT {
+        if succeeded == Some(false) || took >= LOOK_LIMIT {
             record.failed += 1;
         }
-        if succeeded {
+        if succeeded == Some(true) {
             record.succeeded = Some(Timestamp::now());
         }
         took
@@ -282,7 +301,8 @@ impl Hints {
     /// Sees to it that the directory is the one that is watched. A watch follows the inode, not the path.
     fn follow(&mut self, directory: Option<&Directory>) {
         let id = directory.map(Directory::id);
-        if self.watched == id && !self.alarm.take_lost() {
+        let lost = self.alarm.take_lost();
+        if self.watched == id && !lost {
             return;
         }
         self.watcher = None;
@@ -311,9 +331,9 @@ impl Hints {
         let (alarm, directory, name) =
             (self.alarm.clone(), self.file.directory().to_owned(), self.file.name().to_owned());
         let hint = move |event: notify::Result<notify::Event>| {
-            // An error, such as a queue that overflowed, says no more than that something may have happened.
+            // An error, or a queue that overflowed, says no more than that anything may have happened.
             let paths = event.map(|event| event.paths).unwrap_or_default();
-            let about = if paths.contains(&directory) {
+            let about = if paths.is_empty() || paths.contains(&directory) {
                 About::Directory
             } else if paths.iter().any(|path| path.file_name() == Some(&name)) {
                 About::File

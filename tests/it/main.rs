@@ -4,14 +4,25 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod commands;
+mod costs;
 mod fietsboek;
+mod file;
+mod filesystem;
 mod fixture;
 mod jobs;
+mod kernel;
+mod listeners;
 mod lockless;
+mod logs;
 mod maintenance_mode;
+mod metrics;
+mod mount;
 mod permit_model;
 mod permits;
 mod probes;
 mod refusals;
 mod running;
 mod smoke;
+mod stopping;
+mod threads;
+mod watcher;

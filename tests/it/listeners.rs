@@ -1,0 +1,607 @@
+//! Both listeners: what a client may use up, what becomes of clients that behave badly, and where is listened.
+//!
+//! Needs curl, strace, prlimit, unshare and nsenter (Debian: curl, strace, util-linux, iproute2), and root.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use crate::fixture::{Printed, Reply, Sidecar, connect, eventually, exchange, pitstop};
+use crate::threads::Thread;
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// `pitstop serve` under a program that becomes it, such as `prlimit`.
+fn under(wrapper: &[&str], listen: &str) -> Sidecar {
+    let directory = Arc::new(tempfile::tempdir().unwrap());
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(pitstop().get_program());
+    command.args(["serve", "--listen", listen, "--admin-listen", listen]).current_dir(directory.path());
+    Sidecar::spawn(directory, command)
+}
+
+fn with(flags: &[&str]) -> Sidecar {
+    Sidecar::with(|command| _ = command.args(flags))
+}
+
+/// Runs a program that the test cannot do without.
+#[track_caller]
+fn run(program: &str, arguments: &[&str]) -> Output {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    output.unwrap_or_else(|error| panic!("{program} cannot be run, is it installed? {error}"))
+}
+
+/// Reads one answer of a connection that stays open; `None` if it is closed instead.
+fn answer(stream: &mut TcpStream) -> Option<Reply> {
+    let mut bytes = Vec::new();
+    let mut byte = [0];
+    while !bytes.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => bytes.push(byte[0]),
+            Ok(_) => return None,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+            Err(error) => panic!("no answer, and not closed: {error}"),
+        }
+    }
+    let mut reply = Reply::parse(&bytes);
+    let mut body = vec![0; reply.header("content-length").map_or(0, |length| length.parse().unwrap())];
+    stream.read_exact(&mut body).unwrap();
+    reply.body = String::from_utf8(body).unwrap();
+    Some(reply)
+}
+
+/// Asks on a connection that stays open.
+fn ask(stream: &mut TcpStream) -> Option<u16> {
+    stream.write_all(REQUEST).ok()?;
+    answer(stream).map(|reply| reply.status)
+}
+
+/// Waits until the other end closes the connection, which says nothing before.
+#[track_caller]
+fn assert_closes(stream: &mut TcpStream) {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => assert_eq!(String::from_utf8_lossy(&bytes), ""),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+}
+
+/// Whether the other end has closed the connection by now.
+fn is_closed(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let result = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).unwrap();
+    match result {
+        Ok(length) => length == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+/// Lets the time to send a header pass, as the sidecar measures it.
+fn let_header_timeout_pass(sidecar: &Sidecar) {
+    assert_closes(&mut connect(sidecar.traffic));
+}
+
+/// Repeats an attempt that shows something only if it takes less than `limit`.
+fn within<T>(limit: Duration, mut attempt: impl FnMut() -> T) -> T {
+    for _ in 0..10 {
+        let start = Instant::now();
+        let outcome = attempt();
+        if start.elapsed() < limit {
+            return outcome;
+        }
+    }
+    panic!("this machine is too slow: ten attempts took more than {limit:?} each");
+}
+
+#[test]
+fn headers_have_a_size_limit() {
+    for (flags, limit) in [(&[][..], 16384), (&["--max-header-size", "32768"][..], 32768)] {
+        let sidecar = with(flags);
+        for (address, answered) in [(sidecar.traffic, 503), (sidecar.admin, 200)] {
+            let head = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Long: ";
+            for (size, status) in [(limit, answered), (limit + 1, 431), (limit + 100_000, 431)] {
+                let padding = "x".repeat(size - head.len() - 4);
+                let reply = exchange(address, format!("{head}{padding}\r\n\r\n").as_bytes());
+                assert_eq!(reply.status, status, "{size} bytes of at most {limit} to {address}");
+            }
+        }
+        for (size, status) in [(limit - 1000, "503"), (limit + 1000, "431")] {
+            let header = format!("X-Long: {}", "x".repeat(size));
+            let url = format!("http://{}/", sidecar.traffic);
+            let arguments =
+                ["--http2-prior-knowledge", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", &header, &url];
+            assert_eq!(String::from_utf8(run("curl", &arguments).stdout).unwrap(), status, "{size} bytes by HTTP/2");
+        }
+    }
+}
+
+#[test]
+fn a_uri_has_one_too() {
+    let request = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "x".repeat(70_000));
+    assert_eq!(exchange(with(&[]).traffic, request.as_bytes()).status, 431);
+    assert_eq!(exchange(with(&["--max-header-size", "131072"]).traffic, request.as_bytes()).status, 414);
+}
+
+#[test]
+fn what_is_not_http_is_a_bad_request() {
+    let sidecar = Sidecar::start();
+    for garbage in
+        [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 is TLS\r\n\r\n"[..], b"nonsense\r\n\r\n", b"\xff\xfe\r\n\r\n"]
+    {
+        for address in [sidecar.traffic, sidecar.admin] {
+            assert_eq!(exchange(address, garbage).status, 400, "{garbage:?}");
+        }
+    }
+}
+
+#[test]
+fn clients_that_leave_early_do_no_harm() {
+    let sidecar = with(&["--max-connections", "4"]);
+    for address in [sidecar.traffic, sidecar.admin] {
+        for sent in
+            [&b""[..], b"G", b"GET / HTTP/1.1\r\nHos", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"]
+        {
+            for reset in [false, true] {
+                for _ in 0..8 {
+                    let mut stream = connect(address);
+                    stream.write_all(sent).unwrap();
+                    // A socket that is closed with no time to linger is reset.
+                    if reset {
+                        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                    }
+                }
+            }
+        }
+    }
+    // More of them than may be connected at once: had one been kept, nobody would be served now.
+    assert_eq!(sidecar.traffic("/", &[]).status, 503);
+    assert_eq!(sidecar.admin("/livez").status, 200);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let sidecar = Sidecar::start();
+    let mut stream = connect(sidecar.admin);
+    let paths = ["/livez", "/nothing", "/readyz/ping", "/livez/nothing"];
+    for path in paths {
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    }
+    let statuses = paths.map(|_| answer(&mut stream).unwrap().status);
+    assert_eq!(statuses, [200, 404, 200, 404]);
+
+    let mut stream = connect(sidecar.traffic);
+    stream.write_all(&REQUEST.repeat(50)).unwrap();
+    for _ in 0..50 {
+        assert_eq!(answer(&mut stream).unwrap().status, 503);
+    }
+    // One that ends within the next request is answered, too.
+    stream.write_all(&[REQUEST, b"GET / HT"].concat()).unwrap();
+    assert_eq!(answer(&mut stream).unwrap().status, 503);
+}
+
+#[test]
+fn who_has_said_all_still_gets_the_answer() {
+    let sidecar = Sidecar::start();
+    let post = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody";
+    for (address, request, status) in
+        [(sidecar.traffic, REQUEST, 503), (sidecar.traffic, post, 503), (sidecar.admin, REQUEST, 404)]
+    {
+        for _ in 0..50 {
+            let mut stream = connect(address);
+            stream.write_all(request).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            assert_eq!(Reply::parse(&bytes).status, status);
+        }
+    }
+}
+
+#[test]
+fn a_header_has_to_come_in_time() {
+    let sidecar = with(&["--header-timeout", "300ms", "--idle-timeout", "1h"]);
+    let patient = with(&["--header-timeout", "1h", "--idle-timeout", "300ms"]);
+    let mut waiting = connect(patient.traffic);
+    waiting.write_all(&REQUEST[..20]).unwrap();
+    for address in [sidecar.traffic, sidecar.admin] {
+        for sent in [&b""[..], b"G", b"GET / HTTP/1.1\r\nHost: loc", b"PRI * HTTP/2.0\r\n", Http2::PREFACE] {
+            let start = Instant::now();
+            let mut stream = connect(address);
+            stream.write_all(sent).unwrap();
+            // An HTTP/2 connection is greeted before it is closed.
+            let mut bytes = Vec::new();
+            let _ = stream.read_to_end(&mut bytes);
+            assert!(bytes.is_empty() || sent == Http2::PREFACE);
+            assert!(start.elapsed() >= Duration::from_millis(300));
+        }
+        // Each byte comes soon after the last, but that earns no more time.
+        let mut stream = connect(address);
+        stream.write_all(&REQUEST[..16]).unwrap();
+        eventually("a header that trickles is given up", || {
+            // One after the other they would reach the size limit only after the deadline of this test.
+            stream.write_all(b"x").is_err() || is_closed(&stream)
+        });
+    }
+    waiting.write_all(&REQUEST[20..]).unwrap();
+    assert_eq!(answer(&mut waiting).unwrap().status, 503);
+}
+
+#[test]
+fn so_has_the_second_header_of_a_connection() {
+    let sidecar = with(&["--header-timeout", "300ms", "--idle-timeout", "1h"]);
+    let mut stream = connect(sidecar.traffic);
+    assert_eq!(ask(&mut stream), Some(503));
+    stream.write_all(b"GET / HT").unwrap();
+    assert_closes(&mut stream);
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_its_own_time() {
+    let idle = Duration::from_secs(1);
+    let sidecar = with(&["--header-timeout", "1h", "--idle-timeout", "1s"]);
+    let mut quiet = connect(sidecar.admin);
+    assert_eq!(ask(&mut quiet), Some(404));
+    assert_closes(&mut quiet);
+
+    // One that goes on asking is kept meanwhile, and long after.
+    let kept = (0..10).any(|_| {
+        let (mut quiet, mut busy) = (connect(sidecar.traffic), connect(sidecar.traffic));
+        assert_eq!(ask(&mut quiet), Some(503));
+        let (mut last, mut pause) = (Instant::now(), Duration::ZERO);
+        let (mut alive, mut quiet_for) = (true, 0);
+        eventually("the quiet one is closed, three times", || {
+            alive = alive && ask(&mut busy) == Some(503);
+            pause = pause.max(last.elapsed());
+            last = Instant::now();
+            if is_closed(&quiet) {
+                quiet = connect(sidecar.traffic);
+                assert_eq!(ask(&mut quiet), Some(503));
+                quiet_for += 1;
+            }
+            quiet_for == 3
+        });
+        // Did this machine pause for so long that the busy one was idle, too?
+        assert!(alive || pause > idle / 2, "a busy connection was closed");
+        alive
+    });
+    assert!(kept, "this machine is too slow");
+}
+
+#[test]
+fn between_requests_only_the_idle_timeout_counts() {
+    let sidecar = with(&["--header-timeout", "300ms", "--idle-timeout", "1h"]);
+    let mut stream = connect(sidecar.traffic);
+    let mut http2 = Http2::open(sidecar.traffic);
+    for _ in 0..3 {
+        assert_eq!(ask(&mut stream), Some(503));
+        http2.ask();
+        // What comes between two requests of HTTP/2 need not be a header.
+        http2.ping();
+        let_header_timeout_pass(&sidecar);
+    }
+}
+
+#[test]
+fn a_body_may_take_longer_than_a_header() {
+    let sidecar = with(&["--header-timeout", "300ms", "--idle-timeout", "350ms"]);
+    // For 5 s it is read, less some for the machine.
+    within(Duration::from_secs(4), || {
+        let mut stream = connect(sidecar.traffic);
+        stream.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n").unwrap();
+        assert_eq!(answer(&mut stream).unwrap().status, 503);
+        for _ in 0..3 {
+            let_header_timeout_pass(&sidecar);
+            let _ = stream.write_all(b"x");
+        }
+        ask(&mut stream)
+    })
+    .map_or_else(|| panic!("the connection was closed"), |status| assert_eq!(status, 503));
+}
+
+#[test]
+fn one_connection_too_many_waits() {
+    let sidecar = with(&["--max-connections", "2"]);
+    let (mut first, mut second) = (connect(sidecar.traffic), connect(sidecar.traffic));
+    assert_eq!((ask(&mut first), ask(&mut second)), (Some(503), Some(503)));
+    let mut third = connect(sidecar.traffic);
+    third.write_all(REQUEST).unwrap();
+    for _ in 0..100 {
+        assert_eq!((ask(&mut first), ask(&mut second)), (Some(503), Some(503)));
+    }
+    assert_eq!(sidecar.metric("pitstop_requests_total{outcome=\"refused\"}"), 202.0);
+    drop(first);
+    assert_eq!(answer(&mut third).unwrap().status, 503);
+}
+
+#[test]
+fn few_file_descriptors_mean_few_connections() {
+    let mut sidecar = under(&["prlimit", "--nofile=350:350"], "127.0.0.1:0");
+    assert!(
+        sidecar.log().contains("only 30 connections are taken at once: the limit on open files"),
+        "{}",
+        sidecar.log()
+    );
+    let mut taken: Vec<_> = (0..30).map(|_| connect(sidecar.traffic)).collect();
+    for stream in &mut taken {
+        assert_eq!(ask(stream), Some(503));
+    }
+    let mut waiting: Vec<_> = (0..60).map(|_| connect(sidecar.traffic)).collect();
+    for stream in &mut waiting {
+        stream.write_all(REQUEST).unwrap();
+    }
+    // Full on that side, it still answers here, sees the file, and does not spin.
+    let traffic = Thread::of(&sidecar.child, "traffic");
+    assert_sleeps(&sidecar, &traffic);
+    for _ in 0..20 {
+        assert_eq!(sidecar.admin("/readyz").status, 200);
+    }
+    std::fs::write(sidecar.file(), "").unwrap();
+    eventually("the file is seen", || sidecar.is_on(None));
+    // The 60 need two rounds: the connections of the first round are closed when they are answered.
+    drop(taken);
+    for mut stream in waiting {
+        assert_eq!(answer(&mut stream).unwrap().status, 503);
+    }
+    assert!(sidecar.child.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn no_file_descriptor_at_all_is_survived() {
+    let mut sidecar = Sidecar::start();
+    let limit = |files: &str| {
+        let pid = sidecar.child.id().to_string();
+        assert!(run("prlimit", &["--pid", &pid, &format!("--nofile={files}")]).status.success());
+    };
+    // The limit is on the highest number, so of those that are open none is lost.
+    limit("3:20000");
+    let traffic = Thread::of(&sidecar.child, "traffic");
+    let mut waiting: Vec<_> = (0..20).map(|_| connect(sidecar.traffic)).collect();
+    for stream in &mut waiting {
+        stream.write_all(REQUEST).unwrap();
+    }
+    eventually("it says so", || sidecar.log().contains("cannot accept connections"));
+    assert_sleeps(&sidecar, &traffic);
+    limit("1024:20000");
+    for stream in &mut waiting {
+        assert_eq!(answer(stream).unwrap().status, 503);
+    }
+    eventually("it is ready", || sidecar.admin("/readyz").body == "ok");
+    assert_eq!(sidecar.log().matches("cannot accept connections").count(), 1, "{}", sidecar.log());
+    assert!(sidecar.child.try_wait().unwrap().is_none());
+}
+
+/// Shows that a thread leaves the processor alone, while three polls of the file pass.
+#[track_caller]
+fn assert_sleeps(sidecar: &Sidecar, thread: &Thread) {
+    let watch = Thread::of(&sidecar.child, "watch-0");
+    let (wakes, ticks, start) = (watch.switches(), thread.ticks(), Instant::now());
+    eventually("three polls", || watch.switches() >= wakes + 3);
+    // A tick is a hundredth of a second.
+    let (used, most) = (thread.ticks() - ticks, start.elapsed().as_millis() as u64 / 10 / 10);
+    assert!(used <= most, "{used} ticks of {}", most * 10);
+}
+
+#[test]
+fn probes_are_answered_while_clients_flood_the_other_side() {
+    let sidecar = with(&["--max-connections", "200"]);
+    let (enough, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let flood: Vec<_> = (0..4)
+        .map(|_| {
+            let (mut stream, enough, requests) = (connect(sidecar.traffic), enough.clone(), requests.clone());
+            assert_eq!(ask(&mut stream), Some(503));
+            thread::spawn(move || {
+                while !enough.load(Relaxed) {
+                    stream.write_all(&REQUEST.repeat(20)).unwrap();
+                    for _ in 0..20 {
+                        assert_eq!(answer(&mut stream).unwrap().status, 503);
+                    }
+                    requests.fetch_add(20, Relaxed);
+                }
+            })
+        })
+        .collect();
+    // All places are taken, and as many again wait for one.
+    let crowd: Vec<_> = (0..400).map(|_| connect(sidecar.traffic)).collect();
+    for _ in 0..50 {
+        let before = requests.load(Relaxed);
+        assert_eq!(sidecar.admin("/readyz").body, "ok");
+        eventually("the flood goes on", || requests.load(Relaxed) > before);
+    }
+    enough.store(true, Relaxed);
+    for client in flood {
+        client.join().unwrap();
+    }
+    drop(crowd);
+}
+
+#[test]
+fn probes_are_answered_while_the_other_side_hangs() {
+    let sidecar = Sidecar::start();
+    let traffic = Thread::of(&sidecar.child, "traffic");
+    // strace stops the thread each time that it is about to wait for an event.
+    let directory = tempfile::tempdir().unwrap();
+    let trace = directory.path().join("trace");
+    let mut strace = Command::new("strace")
+        .args(["-p", &traffic.id().to_string(), "-e", "trace=epoll_wait,recvfrom"])
+        .args(["-e", "inject=recvfrom:delay_enter=600s", "-o"])
+        .arg(&trace)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace cannot be run, is it installed?");
+    eventually("strace is attached", || traffic.tracer() == strace.id());
+    let mut stuck = connect(sidecar.traffic);
+    stuck.write_all(REQUEST).unwrap();
+    eventually("the thread hangs", || std::fs::read_to_string(&trace).is_ok_and(|text| text.contains("recvfrom")));
+    for _ in 0..20 {
+        assert_eq!(sidecar.admin("/readyz").body, "ok");
+    }
+    assert!(!is_closed(&stuck));
+    strace.kill().unwrap();
+    strace.wait().unwrap();
+    assert_eq!(answer(&mut stuck).unwrap().status, 503);
+}
+
+#[test]
+fn every_address_of_ipv6_and_ipv4() {
+    let sidecar = under(&["env"], "[::]:0");
+    for port in [sidecar.traffic.port(), sidecar.admin.port()] {
+        for address in [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))] {
+            assert_ne!(exchange(address, b"GET / HTTP/1.0\r\n\r\n").status, 0, "{address}");
+        }
+    }
+}
+
+#[test]
+fn a_kernel_without_ipv6_gets_ipv4() {
+    // Both listeners begin with a socket of IPv6: the first and the third that the process opens.
+    let sidecar = under(
+        &["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "inject=socket:error=EAFNOSUPPORT:when=1+2"],
+        "[::]:0",
+    );
+    for address in [sidecar.traffic, sidecar.admin] {
+        assert_eq!(address.ip(), Ipv4Addr::UNSPECIFIED);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
+        assert_ne!(exchange(address, b"GET / HTTP/1.0\r\n\r\n").status, 0);
+    }
+    assert_eq!(sidecar.run(&["probe"]), Printed { code: Some(0), stdout: "ok\n".into(), stderr: String::new() });
+}
+
+#[test]
+fn a_host_with_ipv6_switched_off_gets_ipv4() {
+    let script = "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 && ip link set lo up && exec \"$@\"";
+    let sidecar = under(&["unshare", "--net", "sh", "-c", script, "sh"], "[::]:0");
+    let pid = sidecar.child.id().to_string();
+    let url = format!("http://127.0.0.1:{}/", sidecar.traffic.port());
+    let curl = run("nsenter", &["-t", &pid, "--net", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", &url]);
+    assert_eq!(String::from_utf8(curl.stdout).unwrap(), "503");
+    let program = pitstop();
+    let program = program.get_program().to_str().unwrap();
+    let probe = run("nsenter", &["-t", &pid, "--net", program, "probe", "--admin-listen", &sidecar.admin.to_string()]);
+    assert_eq!(Printed::from(probe).code, Some(0));
+    // Asked for an address of IPv6, it does not listen elsewhere.
+    let serve = ["-t", &pid, "--net", program, "serve", "--admin-listen", "[::1]:0"];
+    let line = "pitstop: cannot listen at --admin-listen [::1]:0: Cannot assign requested address (os error 99)\n";
+    assert_eq!(
+        Printed::from(run("nsenter", &serve)),
+        Printed { code: Some(1), stdout: String::new(), stderr: line.into() }
+    );
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (flag, other) in [("--listen", "--admin-listen"), ("--admin-listen", "--listen")] {
+        let arguments = ["serve", flag, &taken, other, "127.0.0.1:0"];
+        let output: Printed = pitstop().args(arguments).current_dir(directory.path()).output().unwrap().into();
+        let line = format!("pitstop: {flag} {taken} is in use: stop what listens there, or choose another address\n");
+        assert_eq!(output, Printed { code: Some(1), stdout: String::new(), stderr: line });
+    }
+}
+
+#[test]
+fn http2_without_tls() {
+    let sidecar = Sidecar::start();
+    let url = format!("http://{}/", sidecar.traffic);
+    let curl = run("curl", &["-s", "--http2-prior-knowledge", "-w", "%{http_code} %{http_version}", &url]);
+    assert_eq!(String::from_utf8(curl.stdout).unwrap(), "Temporarily unavailable\n503 2");
+
+    // Many streams at once, on one connection; more than are taken at a time.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(sidecar.traffic).await.unwrap();
+        let client = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (sender, connection) = client.await.unwrap();
+        tokio::spawn(connection);
+        let requests: Vec<_> = (0..500)
+            .map(|number| {
+                let mut sender = sender.clone();
+                tokio::spawn(async move {
+                    let uri = format!("http://localhost/{number}");
+                    let request = hyper::Request::get(uri).body(Empty::<bytes::Bytes>::new()).unwrap();
+                    let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+                    (head.status.as_u16(), body.collect().await.unwrap().to_bytes())
+                })
+            })
+            .collect();
+        for request in requests {
+            let (status, body) = request.await.unwrap();
+            assert_eq!((status, &*body), (503, &b"Temporarily unavailable\n"[..]));
+        }
+    });
+    assert_eq!(sidecar.metric("pitstop_requests_total{outcome=\"refused\"}"), 501.0);
+}
+
+#[test]
+fn http2_that_comes_byte_by_byte() {
+    let sidecar = Sidecar::start();
+    let mut stream = connect(sidecar.traffic);
+    stream.set_nodelay(true).unwrap();
+    for byte in Http2::PREFACE {
+        stream.write_all(&[*byte]).unwrap();
+    }
+    Http2 { stream, next: 1 }.ask();
+}
+
+/// As much of an HTTP/2 client as it takes to choose what is sent, and when.
+struct Http2 {
+    stream: TcpStream,
+    next: u32,
+}
+
+impl Http2 {
+    /// The connection preface, with settings that change nothing (RFC 9113 §3.4).
+    const PREFACE: &'static [u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+    fn open(address: SocketAddr) -> Self {
+        let mut stream = connect(address);
+        stream.write_all(Self::PREFACE).unwrap();
+        Self { stream, next: 1 }
+    }
+
+    fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let frame = [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat();
+        self.stream.write_all(&frame).unwrap();
+    }
+
+    /// Reads frames up to one of this kind with these flags.
+    #[track_caller]
+    fn wait_for(&mut self, kind: u8, flags: u8) {
+        loop {
+            let mut head = [0; 9];
+            self.stream.read_exact(&mut head).expect("the connection was closed");
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            self.stream.read_exact(&mut payload).unwrap();
+            assert_ne!(head[3], 7, "the connection is going away");
+            if head[3] == kind && head[4] & flags == flags {
+                return;
+            }
+        }
+    }
+
+    /// `GET /`, up to the end of the answer's body.
+    #[track_caller]
+    fn ask(&mut self) {
+        let stream = self.next;
+        self.next += 2;
+        // `:method: GET`, `:scheme: http`, `:path: /`, all of HPACK's static table, and `:authority: a`.
+        self.send(1, 5, stream, b"\x82\x86\x84\x41\x01a");
+        self.wait_for(0, 1);
+    }
+
+    #[track_caller]
+    fn ping(&mut self) {
+        self.send(6, 0, 0, b"anything");
+        self.wait_for(6, 1);
+    }
+}
