@@ -141,17 +141,23 @@ fn wait_until_disabled() {
 #[test]
 fn wait_for_one_of_several_files() {
     let place = Place::new();
-    let files = ["--file", "MAINTENANCE", "--file", "later/MAINTENANCE"];
+    let files = ["--file", "later/MAINTENANCE", "--file", "MAINTENANCE"];
     let wait = waiting(&place, &[&["--until-enabled"], &files[..]].concat());
     fs::create_dir(place.path().join("later")).unwrap();
     place.write("later/MAINTENANCE", "In a directory that was not there");
     assert_done(wait);
 
-    place.write("MAINTENANCE", "");
-    let mut wait = waiting(&place, &files);
-    eventually("it sees the reason", || wait.stderr().contains("In a directory"));
     fs::remove_file(place.path().join("later/MAINTENANCE")).unwrap();
-    eventually("it sees that this one is gone", || wait.stderr().lines().last().unwrap().contains(r#" reason="" "#));
+    place.write("MAINTENANCE", "Second");
+    let mut wait = waiting(&place, &files);
+    let hears = |wait: &Running, what: &str, times| {
+        eventually(what, || wait.stderr().matches(&format!("reason=\"{what}\"")).count() == times);
+    };
+    hears(&wait, "Second", 1);
+    place.maintenance_mode(&["First", "--file", "later/MAINTENANCE"]);
+    hears(&wait, "First", 1);
+    fs::remove_file(place.path().join("later/MAINTENANCE")).unwrap();
+    hears(&wait, "Second", 2);
     wait.runs();
     fs::remove_file(place.path().join("MAINTENANCE")).unwrap();
     assert_done(wait);
@@ -191,10 +197,12 @@ fn wait_hears_of_a_change_before_it_polls() {
     let mut fastest = Duration::MAX;
     eventually("it takes less than half the time between two polls", || {
         let place = Place::new();
-        // It watches from its first look on; without a hint the next is in a second.
-        let wait = waiting(&place, &["--until-enabled"]);
-        let began = Instant::now();
         place.write("MAINTENANCE", "");
+        let wait = waiting(&place, &[]);
+        // A second after this look it looks again, without a hint.
+        eventually("it has looked", || wait.stderr().contains("maintenance mode enabled"));
+        let began = Instant::now();
+        fs::remove_file(place.path().join("MAINTENANCE")).unwrap();
         assert_done(wait);
         fastest = fastest.min(began.elapsed());
         fastest < Duration::from_millis(500)

@@ -1,13 +1,13 @@
 //! A model of the permits in which loom tries the orders in which things can happen: sidecars, a job, an operator who
-//! turns maintenance mode on, waits and turns it off again, and another who may turn it off meanwhile.
+//! turns maintenance mode on, waits and turns it off again, and another who may turn it off meanwhile, and on again.
 //!
 //! The functions under test are the real ones, `permit::enter` and `permit::settle`. The file and the lock are
 //! modelled, each operation as one step, as the kernel does it. Who is refused the lock does not ask again: the orders
 //! in which it was asked for later are tried, too.
 //!
 //! One participant is tried with both operators in every order. With more participants there are millions of orders:
-//! those are tried in which steps are interrupted by those of others at most so many times as [`ALL`] says. Both broken
-//! protocols are found out within three.
+//! those are tried in which steps are interrupted by those of others at most so many times as [`ALL`] says. Broken
+//! protocols are found out within these limits.
 
 use std::sync::{Arc, Mutex};
 use std::thread::panicking;
@@ -101,6 +101,10 @@ impl Volume {
         })
     }
 
+    fn enable(&self) {
+        self.step(|world| world.file = true);
+    }
+
     fn disable(&self) {
         self.step(|world| {
             world.file = false;
@@ -184,7 +188,7 @@ fn job(volume: &Arc<Volume>, protocol: Protocol) {
 
 /// Turns maintenance mode on, asks whether it is taken up, and turns it off.
 fn operator(volume: &Arc<Volume>, protocol: Protocol) {
-    volume.step(|world| world.file = true);
+    volume.enable();
     let mut disabled = 0;
     let settled = (protocol.settle)(volume, &mut || disabled = volume.note(|world| world.disabled));
     if let Ok(true) = settled {
@@ -200,9 +204,16 @@ fn second_operator(volume: &Arc<Volume>, _: Protocol) {
     volume.disable();
 }
 
+/// Turns it off and on again.
+fn restless_operator(volume: &Arc<Volume>, _: Protocol) {
+    volume.disable();
+    volume.enable();
+}
+
 /// Who acts beside the operator, with how many interruptions; `None` is every order.
-const ALL: [(&[Actor], Option<usize>); 6] = [
-    (&[job, second_operator], None),
+const ALL: [(&[Actor], Option<usize>); 7] = [
+    (&[job, restless_operator], None),
+    (&[sidecar, restless_operator], Some(3)),
     (&[sidecar, second_operator], None),
     (&[sidecar, job], Some(3)),
     (&[sidecar, sidecar], Some(3)),
@@ -255,4 +266,19 @@ fn waiting_without_the_lock_would_not_do() {
         ..REAL
     };
     act(only_look, &[sidecar, sidecar], Some(3));
+}
+
+#[test]
+#[should_panic(expected = "one is open although maintenance was taken up")]
+fn letting_go_of_the_lock_before_the_look_would_not_do() {
+    let let_go_early = Protocol {
+        settle: |volume, looked| {
+            drop(volume.exclude()?);
+            let seen = volume.look();
+            looked();
+            Ok(seen.is_some())
+        },
+        ..REAL
+    };
+    act(let_go_early, &[job, restless_operator], None);
 }

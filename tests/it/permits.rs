@@ -250,8 +250,11 @@ fn a_sidecar_takes_a_new_permit_when_the_lock_file_is_removed_or_the_directory_r
         change(&path);
         // An exclusive lock on the new file is refused while the sidecar has its permit.
         eventually("the sidecar has a permit on the new lock file", || {
-            let lock = File::open(path.join(".MAINTENANCE.lock"));
-            lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err())
+            let Ok(lock) = File::open(path.join(".MAINTENANCE.lock")) else { return false };
+            let refused = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err();
+            // Closing would not do: a process that another test is about to start may have inherited it.
+            flock(&lock, FlockOperation::Unlock).unwrap();
+            refused
         });
         sidecar.signal("STOP");
         let mut wait = wait_in(&path);
