@@ -39,8 +39,8 @@ pub struct Cli {
 /// What is common to all commands.
 #[derive(Args, Debug)]
 pub struct Common {
-    /// The maintenance file; may be given more than once. Maintenance mode is on while any of them exists; commands that
-    /// change it write the first. In the environment, several are separated by colons
+    /// The maintenance file; may be given more than once, or several separated by colons. Maintenance mode is on while
+    /// any of them exists; commands that change it write the first
     #[arg(
         long,
         global = true,

@@ -11,7 +11,7 @@ use super::{Failure, look, maintenance_files, print, runtime, sentence};
 use crate::admin::client;
 use crate::cli::{Common, MaintenanceMode, Output};
 use crate::maintenance::file::{LookError, MaintenanceFile};
-use crate::maintenance::notice::Notice;
+use crate::maintenance::notice::{LIMIT, Notice};
 use crate::maintenance::permit::{self, LockError, LockFile};
 use crate::maintenance::state::{Mode, Seen, Switch};
 
@@ -70,6 +70,7 @@ fn expected_end(arguments: &MaintenanceMode) -> Result<Option<Timestamp>, Failur
 /// Writes the file. Without a reason the present one is kept.
 fn enable(file: &MaintenanceFile, reason: Option<String>, until: Option<Timestamp>) -> Result<(), Failure> {
     let mut notice = match reason {
+        Some(reason) if reason.len() > LIMIT => Notice { reason: Some(reason), until: None },
         Some(reason) => Notice::parse(reason.as_bytes()),
         None => match file.look()? {
             Seen::On(Switch { unreadable: Some(why), .. }) => {
@@ -84,6 +85,12 @@ fn enable(file: &MaintenanceFile, reason: Option<String>, until: Option<Timestam
         },
     };
     notice.until = until.or(notice.until);
+    let length = notice.to_text().len();
+    if length > LIMIT {
+        return Err(Failure::usage(format!(
+            "the reason is too long: {length} bytes with the trailer, of at most {LIMIT}"
+        )));
+    }
     Ok(file.enable(&notice)?)
 }
 
