@@ -1,8 +1,11 @@
 //! What Prometheus is told.
 
+mod process;
+
 use prometheus::core::Collector;
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use self::process::Process;
 use crate::maintenance::state::{Mode, State};
 use crate::maintenance::watch::Looks;
 
@@ -25,6 +28,7 @@ pub struct Metrics {
     refused: IntCounter,
     check: IntGaugeVec,
     checks: IntCounterVec,
+    process: Process,
 }
 
 impl Metrics {
@@ -38,9 +42,6 @@ impl Metrics {
             .const_label("version", env!("CARGO_PKG_VERSION"))
             .const_label("revision", REVISION);
         added(&registry, IntGauge::with_opts(build_info)?)?.set(1);
-        #[cfg(target_os = "linux")]
-        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-
         let requests = IntCounterVec::new(
             Opts::new("pitstop_requests_total", "Requests to the traffic listener, by what became of them."),
             &["outcome"],
@@ -86,6 +87,7 @@ impl Metrics {
             refused: added(&registry, requests)?.with_label_values(&["refused"]),
             check: added(&registry, check)?,
             checks: added(&registry, checks)?,
+            process: Process::register(&registry)?,
             registry,
         })
     }
@@ -119,6 +121,7 @@ impl Metrics {
         raise(&self.changes.with_label_values(&["on"]), changes.on);
         raise(&self.changes.with_label_values(&["off"]), changes.off);
         raise(&self.file_errors, looks.failed());
+        self.process.update();
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
