@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::tempdir;
 
-use crate::fixture::{Printed, Sidecar, eventually, pitstop};
+use crate::fixture::{Printed, Sidecar, behind, eventually, pitstop, pitstop_at, program};
 use crate::running::{Place, Running, done, failed, pitstop_in, run_in};
 
 const ALL: [&str; 7] = ["serve", "maintenance-mode", "run", "wait", "probe", "install", "completions"];
@@ -261,17 +261,17 @@ fn install() {
     let place = Place::new();
     let tools = place.path().join("tools");
     fs::create_dir(&tools).unwrap();
-    let script = "umask 077; exec \"$@\" install tools";
-    let mut command = Command::new("sh");
-    command.args(["-c", script, "sh"]).arg(pitstop().get_program()).current_dir(place.path());
+    let script = "umask 077; exec \"$@\"";
+    let mut command = pitstop_in(place.path(), &["install", "tools"]);
+    behind(&["sh", "-c", script, "sh"], &mut command);
     assert_eq!(Printed::from(command.output().unwrap()), done("installed tools/pitstop\n"));
     let copy = tools.join("pitstop");
     assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o7777, 0o755);
 
     // A copy that runs is replaced, by itself or by another, and goes on.
     place.write("MAINTENANCE", "");
-    let mut command = Command::new(&copy);
-    command.arg("wait").current_dir(place.path()).env_remove("PITSTOP_FILE");
+    let mut command = pitstop_at(&copy);
+    command.arg("wait").current_dir(place.path());
     let mut wait = Running::start(command);
     watches(&mut wait);
     for program in [pitstop().get_program().to_owned(), copy.clone().into()] {
@@ -302,7 +302,7 @@ fn completions() {
     }
     place.write("script", place.run(&["completions", "bash"]).stdout);
     let complete = "source ./script; COMP_WORDS=(pitstop maint) COMP_CWORD=1; _pitstop pitstop maint; echo $COMPREPLY";
-    let output = Command::new("bash").args(["--norc", "-c", complete]).current_dir(place.path()).output().unwrap();
+    let output = program("bash").args(["--norc", "-c", complete]).current_dir(place.path()).output().unwrap();
     assert_eq!(Printed::from(output), done("maintenance-mode\n"));
 }
 
@@ -343,9 +343,9 @@ fn a_closed_stream_is_no_reason_to_fail() {
     for closed in [">&-", "<&-", "2>&-", ">&- 2>&- <&-"] {
         for (arguments, _) in PRINTING {
             let script = format!("exec \"$@\" {closed}");
-            let mut command = Command::new("sh");
-            command.args(["-c", &script, "sh"]).arg(pitstop().get_program()).args(arguments);
-            let printed = Printed::from(command.current_dir(place.path()).output().unwrap());
+            let mut command = pitstop_in(place.path(), arguments);
+            behind(&["sh", "-c", &script, "sh"], &mut command);
+            let printed = Printed::from(command.output().unwrap());
             assert_eq!((printed.code, printed.stderr.as_str()), (Some(0), ""), "{arguments:?} {closed}");
         }
     }

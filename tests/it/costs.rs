@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::file::never;
 use crate::fixture::{Sidecar, eventually};
-use crate::kernel::{looks, reads, ticks, wake_ups};
+use crate::kernel::{Thread, looks, ticks, wake_ups_of_threads};
 
 /// The wake-ups of all threads but the one that looks.
 fn others(sidecar: &Sidecar) -> u64 {
-    wake_ups(sidecar).iter().filter(|(name, _)| name != "watch-0").map(|(_, count)| count).sum()
+    wake_ups_of_threads(sidecar).iter().filter(|(name, _)| name != "watch-0").map(|(_, count)| count).sum()
 }
 
 #[test]
@@ -28,11 +28,15 @@ fn idle_it_wakes_for_its_poll_alone() {
             eventually("it looks", || looks(&sidecar) > from + 2);
             others(&sidecar) == before
         });
-        let (before, from, used) = (wake_ups(&sidecar), looks(&sidecar), ticks(&sidecar));
+        let (before, from, used) = (wake_ups_of_threads(&sidecar), looks(&sidecar), ticks(&sidecar));
         let others_before = others(&sidecar);
         eventually("it looks", || looks(&sidecar) >= from + 30);
         let woken = others(&sidecar) - others_before;
-        assert!(woken <= 1, "in 30 polls other threads woke {woken} times: {before:?}, then {:?}", wake_ups(&sidecar));
+        assert!(
+            woken <= 1,
+            "in 30 polls other threads woke {woken} times: {before:?}, then {:?}",
+            wake_ups_of_threads(&sidecar)
+        );
         let used = ticks(&sidecar) - used;
         assert!(used <= 30, "{used} ticks for 30 polls");
     }
@@ -63,9 +67,10 @@ fn a_busy_neighbour_brings_few_looks() {
             }
         });
         // Two calls read the file in one look: the text, and its end.
-        let (from, began) = (reads(&sidecar) / 2, Instant::now());
+        let watch = Thread::watch(&sidecar);
+        let (from, began) = (watch.reads() / 2, Instant::now());
         eventually("the neighbour is written often", || written.load(Relaxed) >= 20_000);
-        let (looks, took) = (reads(&sidecar) / 2 - from, began.elapsed());
+        let (looks, took) = (watch.reads() / 2 - from, began.elapsed());
         let most = 10 + 2 * took.as_millis() / Duration::from_millis(20).as_millis();
         let written = written.load(Relaxed);
         assert!(looks > 0, "a neighbour may be what a symlink leads to");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::fixture::{Printed, Reply, Sidecar, eventually, get, pitstop};
+use crate::fixture::{Printed, Reply, Sidecar, eventually, get, pitstop, program};
 
 /// An instance with its database, and with the sidecar that shares its `data_dir`.
 struct Fietsboek {
@@ -104,10 +104,10 @@ impl Fietsboek {
     /// A Redis of its own, at a socket in its directory.
     fn redis(&self) -> (Service, PathBuf) {
         let socket = self.directory.path().join("redis.sock");
-        let mut command = Command::new("redis-server");
+        let mut command = program("redis-server");
         command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(&socket);
         command.current_dir(self.directory.path()).stdout(Stdio::null());
-        let service = Service(command.spawn().expect("redis is needed: apt-get install redis-server"));
+        let service = Service(command.spawn().unwrap());
         eventually("redis is there", || UnixStream::connect(&socket).is_ok());
         (service, socket)
     }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustix::fs::OFlags;
 
-use crate::fixture::{Sidecar, eventually};
-use crate::kernel::{has_looked_again, peak_memory, without_privileges};
+use crate::fixture::{Sidecar, eventually, program, put, without_privileges};
+use crate::kernel::{has_looked_again, peak_memory};
 
 /// How much of a text is shown.
 const LIMIT: usize = 16 * 1024;
@@ -31,16 +31,10 @@ pub fn never(command: &mut Command) {
 }
 
 /// Runs a program on a path.
-pub fn run(program: &str, arguments: &[&str], path: &Path) {
-    let status = Command::new(program).args(arguments).arg(path).status();
-    assert!(status.is_ok_and(|status| status.success()), "{program} {arguments:?} {}", path.display());
-}
-
-/// Puts a file in place in one step, so that nobody reads a part of it.
-pub fn put(path: &Path, text: &[u8]) {
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, text).unwrap();
-    fs::rename(temporary, path).unwrap();
+#[track_caller]
+pub fn run(name: &str, arguments: &[&str], path: &Path) {
+    let status = program(name).args(arguments).arg(path).status();
+    assert!(status.is_ok_and(|status| status.success()), "{name} {arguments:?} {}", path.display());
 }
 
 fn allow(path: &Path, mode: u32) {
@@ -121,7 +115,7 @@ fn what_is_no_regular_file_is_on_without_a_reason() {
         ("a socket", |path| drop(UnixListener::bind(path).unwrap()), |path| fs::remove_file(path).unwrap()),
         (
             "a device",
-            |path| assert!(Command::new("mknod").arg(path).args(["c", "1", "3"]).status().unwrap().success()),
+            |path| assert!(program("mknod").arg(path).args(["c", "1", "3"]).status().unwrap().success()),
             |path| fs::remove_file(path).unwrap(),
         ),
     ];

@@ -1,7 +1,8 @@
 //! A small FUSE file system that fails, or stops answering, on command: what a network file system does when its
-//! server does.
+//! server does. It may also refuse locks, as some do. Needs root and /dev/fuse.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,9 +11,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, Request,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, Request,
 };
 use tempfile::TempDir;
+
+use crate::fixture::program;
 
 const FILE: INodeNo = INodeNo(2);
 const LOCK: INodeNo = INodeNo(3);
@@ -39,6 +42,7 @@ impl Operation {
 
 #[derive(Default)]
 struct Server {
+    refuses_locks: bool,
     state: Mutex<State>,
     answers_again: Condvar,
 }
@@ -103,6 +107,14 @@ impl Server {
 struct Answers(Arc<Server>);
 
 impl Filesystem for Answers {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        if self.0.refuses_locks {
+            // Otherwise the kernel does flock(2) by itself, and nobody is asked.
+            config.add_capabilities(InitFlags::FUSE_FLOCK_LOCKS).map_err(|_| io::ErrorKind::Unsupported)?;
+        }
+        Ok(())
+    }
+
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let inode = match name.to_str() {
             Some("MAINTENANCE") => FILE,
@@ -157,6 +169,22 @@ impl Filesystem for Answers {
             Err(errno) => reply.error(errno),
         }
     }
+
+    fn setlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        _: u64,
+        _: u64,
+        _: i32,
+        _: u32,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOLCK);
+    }
 }
 
 /// A mount of it, with `MAINTENANCE` in its root.
@@ -169,9 +197,18 @@ pub struct Volume {
 
 impl Volume {
     pub fn mount() -> Self {
+        Self::of(Server::default())
+    }
+
+    /// One that refuses every lock.
+    pub fn without_locks() -> Self {
+        Self::of(Server { refuses_locks: true, ..Server::default() })
+    }
+
+    fn of(server: Server) -> Self {
         assert!(Path::new("/dev/fuse").exists(), "install fuse3, load the module fuse, and run this as root");
         let directory = tempfile::tempdir().unwrap();
-        let server = Arc::new(Server::default());
+        let server = Arc::new(server);
         let mut config = Config::default();
         // One that hangs must not keep the others from being answered.
         config.n_threads = Some(8);
@@ -219,7 +256,7 @@ impl Volume {
         let script = format!(
             "mount -t fusectl fusectl /sys/fs/fuse/connections; echo 1 > /sys/fs/fuse/connections/{minor}/abort"
         );
-        let status = Command::new("unshare").args(["--mount", "sh", "-ec", &script]).status().unwrap();
+        let status = program("unshare").args(["--mount", "sh", "-ec", &script]).status().unwrap();
         assert!(status.success(), "{script}");
     }
 

@@ -1,9 +1,10 @@
 //! What all tests share: a directory, a sidecar that is killed on drop, a client, and waiting for a condition.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,13 +14,95 @@ use tempfile::TempDir;
 /// Far longer than anything takes, on the slowest of machines.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// `pitstop serve` at ports that are free.
+pub const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+
 /// The program under test, with no environment variable of its own set.
 pub fn pitstop() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pitstop"));
+    pitstop_at(env!("CARGO_BIN_EXE_pitstop"))
+}
+
+/// A copy of it.
+pub fn pitstop_at(path: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(path);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PITSTOP_")) {
         command.env_remove(name);
     }
     command
+}
+
+/// Another program, which a test cannot do without.
+#[track_caller]
+pub fn program(name: &str) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let package = match name {
+        "env" | "mkfifo" | "mknod" => "coreutils",
+        "ip" => "iproute2",
+        "kill" | "sysctl" => "procps",
+        "ldd" => "libc-bin",
+        "node" => "nodejs",
+        "nsenter" | "prlimit" | "setpriv" | "unshare" => "util-linux",
+        "promtool" => "prometheus",
+        "sh" => "dash",
+        "umount" => "mount",
+        same => same,
+    };
+    let found = std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
+    assert!(found, "{name} is missing: apt-get install {package}");
+    Command::new(name)
+}
+
+/// Runs a command behind another one, which ends in running what it is given, as `setpriv` does.
+#[track_caller]
+pub fn behind(wrapper: &[&str], command: &mut Command) {
+    let mut wrapped = program(wrapper[0]);
+    wrapped.args(&wrapper[1..]).arg(command.get_program()).args(command.get_args());
+    if let Some(directory) = command.get_current_dir() {
+        wrapped.current_dir(directory);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
+    *command = wrapped;
+}
+
+/// Takes from a command that is run by root what lets root pass by permissions.
+pub fn without_privileges(command: &mut Command) {
+    behind(&["setpriv", "--bounding-set", "-dac_override,-dac_read_search"], command);
+}
+
+/// Sends a process a signal, given by its name, such as `TERM`.
+#[track_caller]
+pub fn signal(process: u32, name: &str) {
+    let status = program("kill").args(["-s", name, &process.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Waits for a process to end. One that does not is killed.
+#[track_caller]
+pub fn ended(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("not within {DEADLINE:?}: the process ends");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Puts a file in place in one step, so that nobody reads a part of it.
+pub fn put(path: &Path, text: impl AsRef<[u8]>) {
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, text).unwrap();
+    std::fs::rename(temporary, path).unwrap();
 }
 
 /// Waits until the condition holds, or fails the test naming it.
@@ -70,10 +153,17 @@ impl Sidecar {
     /// One that shares a directory.
     pub fn sharing(directory: Arc<TempDir>, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = pitstop();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
-        command.current_dir(directory.path());
+        command.args(SERVE).current_dir(directory.path());
         change(&mut command);
         Self::spawn(directory, command)
+    }
+
+    /// One that has seen this text in its file.
+    pub fn in_maintenance(text: impl AsRef<[u8]>) -> Self {
+        let sidecar = Self::start();
+        put(&sidecar.file(), text);
+        eventually("it is in maintenance", || sidecar.state()["enabled"] == true);
+        sidecar
     }
 
     /// The command, which must end in running `pitstop serve`, and log as text.
@@ -166,19 +256,15 @@ impl Sidecar {
     }
 
     /// Sends it a signal, given by its name, such as `TERM`.
+    #[track_caller]
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        signal(self.child.id(), name);
     }
 
     /// Waits for it to end, and gives its exit code.
+    #[track_caller]
     pub fn ended(&mut self) -> Option<i32> {
-        let mut status = None;
-        eventually("the sidecar ends", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap().code()
+        ended(&mut self.child).code()
     }
 }
 

@@ -7,9 +7,9 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::tempdir;
 
-use crate::fixture::{Printed, eventually};
+use crate::fixture::{Printed, eventually, signal};
 use crate::permits::{enabled, start, started, wait_in};
-use crate::running::{Running, pitstop_in, run_in, signal};
+use crate::running::{Running, pitstop_in, run_in};
 
 #[test]
 fn a_job_does_not_start_during_maintenance() {

@@ -1,18 +1,71 @@
-//! What the kernel tells of a process, in `/proc`: reading it does not wake the process, as asking it would.
+//! What the kernel tells of a process and its threads, in `/proc`: reading it does not wake them, as asking would.
 
+use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use crate::fixture::{Sidecar, eventually};
 
-/// The files `/proc/PID/task/*/NAME`, each with the thread's name. While one ends, the list may miss others.
-fn of_threads(sidecar: &Sidecar, name: &str) -> Vec<(String, String)> {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", sidecar.child.id())).unwrap();
-    let read = |task: PathBuf, name: &str| std::fs::read_to_string(task.join(name)).ok();
-    tasks
-        .map(|task| task.unwrap().path())
-        .filter_map(|task| Some((read(task.clone(), "comm")?.trim_end().to_owned(), read(task, name)?)))
-        .collect()
+/// A thread of a sidecar.
+pub struct Thread(PathBuf);
+
+impl Thread {
+    /// All that there are. While one ends, the list may miss others.
+    fn all(sidecar: &Sidecar) -> impl Iterator<Item = Self> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", sidecar.child.id())).unwrap();
+        tasks.map(|task| Self(task.unwrap().path()))
+    }
+
+    /// The one of that name, which a thread takes only after it has begun.
+    #[track_caller]
+    pub fn of(sidecar: &Sidecar, name: &str) -> Self {
+        let mut found = None;
+        eventually(&format!("a thread is called {name}"), || {
+            found = Self::all(sidecar).find(|thread| thread.name().as_deref() == Some(name));
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// The one that watches the first maintenance file.
+    #[track_caller]
+    pub fn watch(sidecar: &Sidecar) -> Self {
+        Self::of(sidecar, "watch-0")
+    }
+
+    /// Its name, unless it has ended.
+    fn name(&self) -> Option<String> {
+        Some(self.read("comm")?.trim_end().to_owned())
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.0.file_name().unwrap().to_str().unwrap().parse().unwrap()
+    }
+
+    /// How often it has gone to sleep of its own accord and was woken again.
+    pub fn wake_ups(&self) -> u64 {
+        wake_ups_in(&self.read("status").unwrap()).unwrap()
+    }
+
+    /// How many times it has called read(2).
+    pub fn reads(&self) -> u64 {
+        value(&self.read("io").unwrap(), "syscr").unwrap()
+    }
+
+    /// The processor time it has used, in ticks: 100 a second.
+    pub fn ticks(&self) -> u64 {
+        ticks_in(&self.read("stat").unwrap())
+    }
+
+    /// The process that traces it, or 0.
+    pub fn tracer(&self) -> u32 {
+        value(&self.read("status").unwrap(), "TracerPid").unwrap().try_into().unwrap()
+    }
+
+    /// A file of it, unless it has ended.
+    fn read(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.0.join(name)).ok()
+    }
 }
 
 /// The value of `NAME: value` in a text of many such lines.
@@ -21,30 +74,38 @@ fn value(text: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// That file of the thread that watches the first maintenance file.
-#[track_caller]
-fn of_watcher(sidecar: &Sidecar, name: &str) -> String {
-    let mut found = None;
-    eventually("the thread watch-0 is listed", || {
-        found = of_threads(sidecar, name).into_iter().find(|(thread, _)| thread == "watch-0");
-        found.is_some()
-    });
-    found.unwrap().1
+/// Of a `status`; that of a process that has just ended has none.
+fn wake_ups_in(status: &str) -> Option<u64> {
+    value(status, "voluntary_ctxt_switches")
 }
 
-fn voluntary_switches(status: &str) -> u64 {
-    value(status, "voluntary_ctxt_switches").unwrap()
+/// Of a `stat`.
+fn ticks_in(stat: &str) -> u64 {
+    // After the name in brackets, which may hold anything, comes field 3; utime and stime are 14 and 15 (proc(5)).
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
-/// How often each thread has gone to sleep and was woken again.
-pub fn wake_ups(sidecar: &Sidecar) -> Vec<(String, u64)> {
-    of_threads(sidecar, "status").into_iter().map(|(name, status)| (name, voluntary_switches(&status))).collect()
+/// A file of a process as a whole.
+fn of_process(process: u32, name: &str) -> String {
+    fs::read_to_string(format!("/proc/{process}/{name}")).unwrap()
+}
+
+/// How often the first thread of a process has been woken; 0 if it has just ended.
+pub fn wake_ups(process: u32) -> u64 {
+    wake_ups_in(&of_process(process, "status")).unwrap_or(0)
+}
+
+/// How often each thread has been woken.
+pub fn wake_ups_of_threads(sidecar: &Sidecar) -> Vec<(String, u64)> {
+    let wake_ups = |thread: Thread| Some((thread.name()?, wake_ups_in(&thread.read("status")?)?));
+    Thread::all(sidecar).filter_map(wake_ups).collect()
 }
 
 /// How often the thread that watches the first file has been woken: at least once a look.
 #[track_caller]
 pub fn looks(sidecar: &Sidecar) -> u64 {
-    voluntary_switches(&of_watcher(sidecar, "status"))
+    Thread::watch(sidecar).wake_ups()
 }
 
 /// Waits until it has looked again, in full and more than once.
@@ -54,54 +115,23 @@ pub fn has_looked_again(sidecar: &Sidecar) {
     eventually("it looks again", || looks(sidecar) >= before + 4);
 }
 
-/// How many times the thread that watches the first file has called read(2).
-#[track_caller]
-pub fn reads(sidecar: &Sidecar) -> u64 {
-    value(&of_watcher(sidecar, "io"), "syscr").unwrap()
-}
-
-/// The processor time it has used, in ticks: 100 a second.
+/// The processor time that a sidecar has used, in ticks: 100 a second.
 pub fn ticks(sidecar: &Sidecar) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", sidecar.child.id())).unwrap();
-    // After the name in brackets, which may hold anything, comes field 3; utime and stime are 14 and 15.
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    ticks_in(&of_process(sidecar.child.id(), "stat"))
 }
 
 /// The most memory it has ever had, in KiB.
 pub fn peak_memory(sidecar: &Sidecar) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", sidecar.child.id())).unwrap();
-    value(&status, "VmHWM").unwrap()
+    value(&of_process(sidecar.child.id(), "status"), "VmHWM").unwrap()
 }
 
 /// The inodes that it watches through inotify.
 pub fn watched_inodes(sidecar: &Sidecar) -> Vec<u64> {
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fdinfo", sidecar.child.id())).unwrap();
-    let texts = descriptors.filter_map(|entry| std::fs::read_to_string(entry.unwrap().path()).ok());
+    let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", sidecar.child.id())).unwrap();
+    let texts = descriptors.filter_map(|entry| fs::read_to_string(entry.unwrap().path()).ok());
     let inode = |line: &str| {
         let inode = line.strip_prefix("inotify ")?.split(' ').find_map(|field| field.strip_prefix("ino:"))?;
         Some(u64::from_str_radix(inode, 16).unwrap())
     };
     texts.flat_map(|text| text.lines().filter_map(inode).collect::<Vec<_>>()).collect()
-}
-
-/// Runs a command behind another one, which ends in running what it is given, as `setpriv` does.
-pub fn behind(wrapper: &[&str], command: &mut Command) {
-    let mut wrapped = Command::new(wrapper[0]);
-    wrapped.args(&wrapper[1..]).arg(command.get_program()).args(command.get_args());
-    if let Some(directory) = command.get_current_dir() {
-        wrapped.current_dir(directory);
-    }
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => wrapped.env(name, value),
-            None => wrapped.env_remove(name),
-        };
-    }
-    *command = wrapped;
-}
-
-/// Takes from a command that is run by root what lets root pass by permissions.
-pub fn without_privileges(command: &mut Command) {
-    behind(&["setpriv", "--bounding-set", "-dac_override,-dac_read_search"], command);
 }

@@ -4,7 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::fixture::{Printed, Reply, Sidecar, connect, eventually, exchange, pitstop};
-use crate::threads::Thread;
+use crate::fixture::{Printed, Reply, Sidecar, behind, connect, eventually, exchange, pitstop, program};
+use crate::kernel::{Thread, looks};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// `pitstop serve` under a program that becomes it, such as `prlimit`.
 fn under(wrapper: &[&str], listen: &str) -> Sidecar {
     let directory = Arc::new(tempfile::tempdir().unwrap());
-    let mut command = Command::new(wrapper[0]);
-    command.args(&wrapper[1..]).arg(pitstop().get_program());
+    let mut command = pitstop();
     command.args(["serve", "--listen", listen, "--admin-listen", listen]).current_dir(directory.path());
+    behind(wrapper, &mut command);
     Sidecar::spawn(directory, command)
 }
 
@@ -33,9 +33,8 @@ fn with(flags: &[&str]) -> Sidecar {
 
 /// Runs a program that the test cannot do without.
 #[track_caller]
-fn run(program: &str, arguments: &[&str]) -> Output {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-    output.unwrap_or_else(|error| panic!("{program} cannot be run, is it installed? {error}"))
+fn run(name: &str, arguments: &[&str]) -> Output {
+    program(name).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
 /// Reads one answer of a connection that stays open; `None` if it is closed instead.
@@ -338,7 +337,7 @@ fn few_file_descriptors_mean_few_connections() {
         stream.write_all(REQUEST).unwrap();
     }
     // Full on that side, it still answers here, sees the file, and does not spin.
-    let traffic = Thread::of(&sidecar.child, "traffic");
+    let traffic = Thread::of(&sidecar, "traffic");
     assert_sleeps(&sidecar, &traffic);
     for _ in 0..20 {
         assert_eq!(sidecar.admin("/readyz").status, 200);
@@ -362,7 +361,7 @@ fn no_file_descriptor_at_all_is_survived() {
     };
     // The limit is on the highest number, so of those that are open none is lost.
     limit("3:20000");
-    let traffic = Thread::of(&sidecar.child, "traffic");
+    let traffic = Thread::of(&sidecar, "traffic");
     let mut waiting: Vec<_> = (0..20).map(|_| connect(sidecar.traffic)).collect();
     for stream in &mut waiting {
         stream.write_all(REQUEST).unwrap();
@@ -381,9 +380,8 @@ fn no_file_descriptor_at_all_is_survived() {
 /// Shows that a thread leaves the processor alone, while three polls of the file pass.
 #[track_caller]
 fn assert_sleeps(sidecar: &Sidecar, thread: &Thread) {
-    let watch = Thread::of(&sidecar.child, "watch-0");
-    let (wakes, ticks, start) = (watch.switches(), thread.ticks(), Instant::now());
-    eventually("three polls", || watch.switches() >= wakes + 3);
+    let (before, ticks, start) = (looks(sidecar), thread.ticks(), Instant::now());
+    eventually("three polls", || looks(sidecar) >= before + 3);
     // A tick is a hundredth of a second.
     let (used, most) = (thread.ticks() - ticks, start.elapsed().as_millis() as u64 / 10 / 10);
     assert!(used <= most, "{used} ticks of {}", most * 10);
@@ -425,17 +423,17 @@ fn probes_are_answered_while_clients_flood_the_other_side() {
 #[test]
 fn probes_are_answered_while_the_other_side_hangs() {
     let sidecar = Sidecar::start();
-    let traffic = Thread::of(&sidecar.child, "traffic");
+    let traffic = Thread::of(&sidecar, "traffic");
     // strace stops the thread each time that it is about to wait for an event.
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
-    let mut strace = Command::new("strace")
+    let mut strace = program("strace")
         .args(["-p", &traffic.id().to_string(), "-e", "trace=epoll_wait,recvfrom"])
         .args(["-e", "inject=recvfrom:delay_enter=600s", "-o"])
         .arg(&trace)
         .stderr(Stdio::null())
         .spawn()
-        .expect("strace cannot be run, is it installed?");
+        .unwrap();
     eventually("strace is attached", || traffic.tracer() == strace.id());
     let mut stuck = connect(sidecar.traffic);
     stuck.write_all(REQUEST).unwrap();
@@ -477,6 +475,9 @@ fn a_kernel_without_ipv6_gets_ipv4() {
 #[test]
 fn a_host_with_ipv6_switched_off_gets_ipv4() {
     let script = "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 && ip link set lo up && exec \"$@\"";
+    for inside in ["curl", "ip", "sysctl"] {
+        program(inside);
+    }
     let sidecar = under(&["unshare", "--net", "sh", "-c", script, "sh"], "[::]:0");
     let pid = sidecar.child.id().to_string();
     let url = format!("http://127.0.0.1:{}/", sidecar.traffic.port());

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::fixture::{Printed, Sidecar, eventually, exchange, pitstop};
+use crate::fixture::{Printed, SERVE, Sidecar, behind, ended, eventually, exchange, pitstop, signal};
 
 /// A sidecar that logs to a file.
 struct Logging {
@@ -17,7 +17,7 @@ impl Logging {
     fn with(change: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut command = pitstop();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--shutdown-delay", "0"]);
+        command.args(SERVE).args(["--shutdown-delay", "0"]);
         command.current_dir(directory.path()).stderr(File::create(directory.path().join("log")).unwrap());
         change(&mut command);
         let child = command.spawn().unwrap();
@@ -40,13 +40,8 @@ impl Logging {
     }
 
     fn stop(&mut self) -> Option<i32> {
-        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
-        let mut status = None;
-        eventually("it ends", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap().code()
+        signal(self.child.id(), "TERM");
+        ended(&mut self.child).code()
     }
 }
 
@@ -229,12 +224,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
         assert_eq!(sidecar.stop(), Some(0));
     }
     // None at all.
-    let mut sidecar = Logging::with(|command| {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "exec \"$@\" 2>&-", "sh"]).arg(command.get_program()).args(command.get_args());
-        shell.current_dir(command.get_current_dir().unwrap());
-        *command = shell;
-    });
+    let mut sidecar = Logging::with(|command| behind(&["sh", "-c", "exec \"$@\" 2>&-", "sh"], command));
     sidecar.enable("Updating");
     assert_eq!(sidecar.stop(), Some(0));
 }

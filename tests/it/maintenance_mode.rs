@@ -4,14 +4,13 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-use crate::fixture::{Printed, eventually, pitstop};
+use crate::fixture::{Printed, behind, eventually};
 use crate::running::{Place, Running, done, failed, mounted, pitstop_in, user};
 
 #[test]
@@ -183,10 +182,9 @@ fn a_time_in_the_future_is_now() {
 fn everybody_may_read_the_file() {
     for umask in ["000", "077", "777"] {
         let place = Place::new();
-        let script = format!("umask {umask}; exec \"$@\" maintenance-mode Updating");
-        let inside = pitstop();
-        let mut command = Command::new("sh");
-        command.args(["-c", &script, "sh"]).arg(inside.get_program()).current_dir(place.path());
+        let script = format!("umask {umask}; exec \"$@\"");
+        let mut command = pitstop_in(place.path(), &["maintenance-mode", "Updating"]);
+        behind(&["sh", "-c", &script, "sh"], &mut command);
         assert_eq!(Printed::from(command.output().unwrap()).code, Some(0));
         let mode = fs::metadata(place.path().join("MAINTENANCE")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o644, "umask {umask}");

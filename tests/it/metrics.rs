@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
-use crate::fixture::{Printed, Sidecar, eventually, exchange, get, request};
+use crate::fixture::{Printed, Sidecar, eventually, exchange, get, program, request};
 
 const REFUSED: &str = "pitstop_requests_total{outcome=\"refused\"}";
 const START: &str = "pitstop_maintenance_mode_start_timestamp_seconds";
@@ -24,9 +24,9 @@ fn now() -> f64 {
 
 /// What `promtool check metrics` has to say.
 fn promtool(metrics: &str) -> Printed {
-    let mut command = Command::new("promtool");
+    let mut command = program("promtool");
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("promtool cannot be run, is prometheus installed?");
+    let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
     child.wait_with_output().unwrap().into()
 }
@@ -285,10 +285,10 @@ impl Prometheus {
              scrape_configs: [{{job_name: pitstop, static_configs: [{{targets: ['{target}']}}]}}]\n"
         );
         fs::write(&config, text).unwrap();
-        let mut command = Command::new("prometheus");
+        let mut command = program("prometheus");
         command.arg("--config.file").arg(&config).arg("--storage.tsdb.path").arg(directory.path().join("data"));
         command.arg("--web.listen-address=127.0.0.1:0").stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("prometheus cannot be run, is it installed?");
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let line = lines.find(|line| line.contains("Listening on"));
         // Nobody may be stopped by a log that nobody reads.

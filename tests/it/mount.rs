@@ -14,6 +14,22 @@ fn on(volume: &Volume) -> Sidecar {
     Sidecar::with(|command| watch(command, volume))
 }
 
+/// The same in maintenance.
+fn updating() -> (Volume, Sidecar) {
+    let volume = Volume::mount();
+    volume.set(Some("Updating"));
+    let sidecar = on(&volume);
+    assert!(sidecar.is_on(Some("Updating")));
+    (volume, sidecar)
+}
+
+/// Waits until a look hangs at one of these.
+fn hang(volume: &Volume, operations: &[Operation]) -> Silence {
+    let silence = volume.silence(operations);
+    eventually("a look hangs", || volume.is_waited_for());
+    silence
+}
+
 fn watch(command: &mut Command, volume: &Volume) {
     soon(command);
     command.arg("--file").arg(volume.file());
@@ -44,10 +60,7 @@ fn serves_until_the_look_has_failed(sidecar: &Sidecar, ready: bool) {
 
 #[test]
 fn an_error_keeps_the_state() {
-    let volume = Volume::mount();
-    volume.set(Some("Updating"));
-    let sidecar = on(&volume);
-    assert!(sidecar.is_on(Some("Updating")));
+    let (volume, sidecar) = updating();
     for operation in Operation::ALL {
         for errno in [Errno::IO, Errno::STALE] {
             let what = format!("{operation:?}: {errno}");
@@ -77,12 +90,8 @@ fn an_error_keeps_the_state() {
 
 #[test]
 fn a_hang_while_on() {
-    let volume = Volume::mount();
-    volume.set(Some("Updating"));
-    let sidecar = on(&volume);
-    assert!(sidecar.is_on(Some("Updating")));
-    let silence = volume.silence(&Operation::ALL);
-    eventually("a look hangs", || volume.is_waited_for());
+    let (volume, sidecar) = updating();
+    let silence = hang(&volume, &Operation::ALL);
     volume.set(None);
     serves_until_the_look_has_failed(&sidecar, false);
     assert!(sidecar.is_on(Some("Updating")), "as far as it can know");
@@ -100,8 +109,7 @@ fn a_hang_while_off() {
     let volume = Volume::mount();
     let sidecar = on(&volume);
     assert!(sidecar.is_off());
-    let silence = volume.silence(&Operation::ALL);
-    eventually("a look hangs", || volume.is_waited_for());
+    let silence = hang(&volume, &Operation::ALL);
     volume.set(Some("Updating"));
     serves_until_the_look_has_failed(&sidecar, true);
     assert!(sidecar.is_off(), "as far as it can know");
@@ -140,8 +148,7 @@ fn a_hang_at_one_file_does_not_delay_the_other() {
             command.args(["--file", "MAINTENANCE"]);
         });
         assert!(sidecar.is_off());
-        let silence = volume.silence(operations);
-        eventually("a look hangs", || volume.is_waited_for());
+        let silence = hang(&volume, operations);
         for round in 0..20 {
             let reason = format!("Round {round}");
             std::fs::write(sidecar.file(), &reason).unwrap();
@@ -158,12 +165,8 @@ fn a_hang_at_one_file_does_not_delay_the_other() {
 
 #[test]
 fn a_hang_that_ends_with_an_abort() {
-    let volume = Volume::mount();
-    volume.set(Some("Updating"));
-    let sidecar = on(&volume);
-    assert!(sidecar.is_on(Some("Updating")));
-    let silence = volume.silence(&Operation::ALL);
-    eventually("a look hangs", || volume.is_waited_for());
+    let (volume, sidecar) = updating();
+    let silence = hang(&volume, &Operation::ALL);
     volume.abort();
     eventually("looking fails instead", || errors(&sidecar) >= 3.0);
     assert!(sidecar.is_on(Some("Updating")));

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::{TempDir, tempdir};
 
+use crate::filesystem::Volume;
 use crate::fixture::{Printed, Sidecar, eventually};
-use crate::lockless::Lockless;
-use crate::running::{Running, mounted, pitstop_in, run_in, user};
+use crate::running::{Running, done, failed, mounted, pitstop_in, run_in, user};
 
 /// Says that it has started, and ends when its standard input does.
 const JOB: [&str; 4] = ["sh", "-c", "echo started; read line; :", "nightly-report"];
@@ -32,12 +32,24 @@ pub fn start(directory: &Path, arguments: &[&str]) -> Running {
 }
 
 pub fn enabled() -> Printed {
-    Printed { code: Some(0), stdout: "Maintenance mode is enabled: Updating\n".to_owned(), stderr: String::new() }
+    done("Maintenance mode is enabled: Updating\n")
 }
 
 /// `maintenance-mode Updating --wait` in this directory.
 pub fn wait_in(directory: &Path) -> Running {
     start(directory, &["maintenance-mode", "Updating", "--wait"])
+}
+
+/// Shows that `--wait` in this directory waits for this sidecar to look.
+#[track_caller]
+fn assert_waited_for(sidecar: &Sidecar, directory: &Path) {
+    sidecar.signal("STOP");
+    let mut wait = wait_in(directory);
+    eventually("the file is there", || directory.join("MAINTENANCE").exists());
+    wait.keeps_asking();
+    sidecar.signal("CONT");
+    assert_eq!(wait.ended(), enabled());
+    assert!(sidecar.is_on(Some("Updating")));
 }
 
 #[test]
@@ -59,13 +71,7 @@ fn wait_returns_when_all_sidecars_are_closed_and_all_jobs_have_ended() {
 #[test]
 fn wait_waits_for_a_sidecar_that_has_not_looked() {
     let sidecar = Sidecar::start();
-    sidecar.signal("STOP");
-    let mut wait = wait_in(sidecar.path());
-    eventually("the file is there", || sidecar.file().exists());
-    wait.keeps_asking();
-    sidecar.signal("CONT");
-    assert_eq!(wait.ended(), enabled());
-    assert!(sidecar.is_on(Some("Updating")));
+    assert_waited_for(&sidecar, sidecar.path());
 }
 
 #[test]
@@ -125,8 +131,7 @@ fn wait_without_a_reason_waits_for_the_file_that_is_there() {
     let mut wait = files(&["maintenance-mode", "--wait"]);
     wait.keeps_asking();
     assert_eq!(job.ended().code, Some(0));
-    let stdout = "Maintenance mode is enabled: Fleet\n".to_owned();
-    assert_eq!(wait.ended(), Printed { stdout, ..enabled() });
+    assert_eq!(wait.ended(), done("Maintenance mode is enabled: Fleet\n"));
 }
 
 #[test]
@@ -150,8 +155,13 @@ fn users_share_the_lock_whoever_has_created_it() {
     }
 }
 
-const READ_ONLY: &str = "mount --bind m m; mount -o remount,bind,ro m";
 const READ_ONLY_ERROR: &str = "pitstop: m is read-only: is it a ConfigMap? Change it with kubectl\n";
+
+/// Runs a command on the file in `m`, for which `m` is read-only.
+fn read_only(directory: &Path, arguments: &[&str]) -> Printed {
+    let mounts = "mount --bind m m; mount -o remount,bind,ro m";
+    mounted(directory, mounts, &[&["--file", "m/MAINTENANCE"], arguments].concat())
+}
 
 fn with_subdirectory() -> TempDir {
     let directory = tempdir().unwrap();
@@ -163,7 +173,7 @@ fn with_subdirectory() -> TempDir {
 fn a_read_only_directory_has_no_lock() {
     let directory = with_subdirectory();
     let command = |arguments: &[&str]| {
-        let printed = mounted(directory.path(), READ_ONLY, &[&["--file", "m/MAINTENANCE"], arguments].concat());
+        let printed = read_only(directory.path(), arguments);
         (printed.code, printed.stdout, printed.stderr)
     };
     let (code, stdout, stderr) = command(&["run", "echo", "done"]);
@@ -186,10 +196,8 @@ fn a_read_only_directory_has_no_lock() {
 fn a_read_only_directory_has_a_lock_if_somebody_else_has_created_it() {
     let directory = with_subdirectory();
     File::create(directory.path().join("m/.MAINTENANCE.lock")).unwrap();
-    let command =
-        |arguments: &[&str]| mounted(directory.path(), READ_ONLY, &[&["--file", "m/MAINTENANCE"], arguments].concat());
-    let expected = Printed { code: Some(0), stdout: "done\n".to_owned(), stderr: String::new() };
-    assert_eq!(command(&["run", "echo", "done"]), expected);
+    let command = |arguments: &[&str]| read_only(directory.path(), arguments);
+    assert_eq!(command(&["run", "echo", "done"]), done("done\n"));
 
     let mut job = start_job(&directory.path().join("m"));
     std::fs::write(directory.path().join("m/MAINTENANCE"), "Updating").unwrap();
@@ -201,13 +209,13 @@ fn a_read_only_directory_has_a_lock_if_somebody_else_has_created_it() {
 
 #[test]
 fn a_file_system_may_refuse_locks() {
-    let off = Lockless::mount(false);
-    let printed = run_in(off.directory.path(), &["run", "echo", "done"]);
+    let volume = Volume::without_locks();
+    let printed = run_in(volume.path(), &["run", "echo", "done"]);
     assert_eq!((printed.code, printed.stdout.as_str()), (Some(0), "done\n"));
     assert!(printed.stderr.contains("WARN cannot lock ./.MAINTENANCE.lock: No locks available"), "{}", printed.stderr);
 
-    let on = Lockless::mount(true);
-    let printed = run_in(on.directory.path(), &["maintenance-mode", "--wait"]);
+    volume.set(Some(""));
+    let printed = run_in(volume.path(), &["maintenance-mode", "--wait"]);
     let unknown = "pitstop: cannot tell whether all work has ended: cannot lock ./.MAINTENANCE.lock: \
                    No locks available (os error 37)\n";
     let expected =
@@ -225,7 +233,7 @@ fn a_file_that_is_mounted_by_itself_cannot_be_changed() {
     for arguments in [&["maintenance-mode", "Updating"][..], &["maintenance-mode", "--disable"]] {
         let arguments = [&["--file", "m/MAINTENANCE"], arguments].concat();
         let printed = mounted(directory.path(), "mount --bind elsewhere m/MAINTENANCE", &arguments);
-        assert_eq!(printed, Printed { code: Some(1), stdout: String::new(), stderr: stderr.to_owned() });
+        assert_eq!(printed, failed(1, stderr));
     }
     assert_eq!(std::fs::read_dir(directory.path().join("m")).unwrap().count(), 1, "nothing is left over");
 }
@@ -256,12 +264,7 @@ fn a_sidecar_takes_a_new_permit_when_the_lock_file_is_removed_or_the_directory_r
             flock(&lock, FlockOperation::Unlock).unwrap();
             refused
         });
-        sidecar.signal("STOP");
-        let mut wait = wait_in(&path);
-        wait.keeps_asking();
-        sidecar.signal("CONT");
-        assert_eq!(wait.ended(), enabled());
-        assert!(sidecar.is_on(Some("Updating")));
+        assert_waited_for(&sidecar, &path);
     }
 }
 
@@ -269,7 +272,7 @@ fn a_sidecar_takes_a_new_permit_when_the_lock_file_is_removed_or_the_directory_r
 fn disable_with_wait_returns_when_the_local_sidecar_is_open() {
     let sidecar = Sidecar::start();
     assert_eq!(sidecar.run(&["maintenance-mode", "Updating", "--wait"]), enabled());
-    let disabled = || Printed { stdout: "Maintenance mode is disabled\n".to_owned(), ..enabled() };
+    let disabled = || done("Maintenance mode is disabled\n");
 
     sidecar.signal("STOP");
     let admin = sidecar.admin.to_string();

@@ -5,26 +5,14 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use crate::fixture::{Reply, Sidecar, eventually, exchange, request};
+use crate::fixture::{Reply, Sidecar, eventually, exchange, program, request};
 
 const PASSED: &str = "[+]ping ok\n[+]maintenance-file ok\n[+]maintenance ok\n[+]shutdown ok\nreadyz check passed\n";
 const NOT_FOUND: &str = "404 page not found\n";
-
-/// A sidecar that has seen this text in its file.
-fn in_maintenance(text: impl AsRef<[u8]>) -> Sidecar {
-    let sidecar = Sidecar::start();
-    // At once: a file that is written in place is empty for a moment.
-    let whole = sidecar.path().join("new");
-    fs::write(&whole, text).unwrap();
-    fs::rename(whole, sidecar.file()).unwrap();
-    eventually("it is in maintenance", || sidecar.state()["enabled"] == true);
-    sidecar
-}
 
 /// What `/readyz` says when this check fails for this reason.
 fn failed(check: &str, reason: &str) -> String {
@@ -117,7 +105,7 @@ fn while_all_is_well() {
 
 #[test]
 fn in_maintenance_only_readiness_fails() {
-    let sidecar = in_maintenance("Updating the instance\n");
+    let sidecar = Sidecar::in_maintenance("Updating the instance\n");
     let failed = failed("maintenance", "Updating the instance");
     let excluded = PASSED.replace("maintenance ok", "maintenance excluded: ok");
     let table = [
@@ -158,7 +146,7 @@ fn a_reason_is_shown_on_one_line() {
         (&format!("{long}y"), &long),
     ];
     for (text, reason) in table {
-        let sidecar = in_maintenance(text);
+        let sidecar = Sidecar::in_maintenance(text);
         assert_text(&sidecar.admin("/readyz"), 503, &failed("maintenance", reason), text);
         let one = format!("internal server error: {reason}\n");
         assert_text(&sidecar.admin("/readyz/maintenance"), 503, &one, text);
@@ -200,7 +188,7 @@ fn it_is_read_only() {
 
 #[test]
 fn head_is_get_without_the_body() {
-    for sidecar in [Sidecar::start(), in_maintenance("Updating the instance")] {
+    for sidecar in [Sidecar::start(), Sidecar::in_maintenance("Updating the instance")] {
         for path in ["/readyz", "/readyz?verbose", "/readyz/maintenance", "/livez", "/maintenance", "/nothing"] {
             let (mut get, mut head) = (sidecar.admin(path), request(sidecar.admin, "HEAD", path, &[]));
             for reply in [&mut get, &mut head] {
@@ -219,11 +207,11 @@ fn every_version_of_http() {
         let reply = exchange(sidecar.admin, format!("GET /readyz?verbose {head}\r\n").as_bytes());
         assert_text(&reply, 200, PASSED, head);
     }
-    let output = Command::new("curl")
+    let output = program("curl")
         .args(["--silent", "--noproxy", "*", "--http2-prior-knowledge", "--include"])
         .arg(format!("http://{}/readyz?verbose", sidecar.admin))
         .output()
-        .expect("curl is needed: apt-get install curl");
+        .unwrap();
     assert!(output.stdout.starts_with(b"HTTP/2 200"), "{output:?}");
     assert_text(&Reply::parse(&output.stdout), 200, PASSED, "HTTP/2");
 }

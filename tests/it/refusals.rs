@@ -11,21 +11,10 @@ use std::process::Command;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::fixture::{Reply, Sidecar, connect, eventually, exchange, request};
+use crate::fixture::{Reply, Sidecar, connect, eventually, exchange, program, request};
 
 const REASON: &str = "Updating the instance";
 const MIB: usize = 1024 * 1024;
-
-/// A sidecar that has seen this text in its file.
-fn in_maintenance(text: impl AsRef<[u8]>) -> Sidecar {
-    let sidecar = Sidecar::start();
-    // At once: a file that is written in place is empty for a moment.
-    let whole = sidecar.path().join("new");
-    fs::write(&whole, text).unwrap();
-    fs::rename(whole, sidecar.file()).unwrap();
-    eventually("it is in maintenance", || sidecar.state()["enabled"] == true);
-    sidecar
-}
 
 /// All that is said of an answer but when it was given.
 fn described(reply: &Reply) -> BTreeSet<String> {
@@ -67,14 +56,14 @@ fn printed(mut client: Command, package: &str) -> String {
 
 /// curl's answer with its head.
 fn curl(arguments: &[&str], url: &str) -> Reply {
-    let mut client = Command::new("curl");
+    let mut client = program("curl");
     client.args(["--silent", "--show-error", "--max-time", "60", "--include"]).args(arguments).arg(url);
     Reply::parse(printed(client, "the Debian package curl").as_bytes())
 }
 
 /// What a script in JavaScript prints.
 fn node(script: &str, argument: &str) -> String {
-    let mut client = Command::new("node");
+    let mut client = program("node");
     client.args(["--eval", script, argument]);
     printed(client, "the Debian package nodejs, 18 or later")
 }
@@ -103,7 +92,7 @@ fn any_method_and_any_path() {
         .collect();
     requests.extend([("OPTIONS", "*"), ("CONNECT", "example.org:443"), ("CONNECT", "[::1]:22")]);
 
-    for sidecar in [Sidecar::start(), in_maintenance(REASON)] {
+    for sidecar in [Sidecar::start(), Sidecar::in_maintenance(REASON)] {
         let body = if sidecar.is_off() { "Temporarily unavailable\n" } else { "Updating the instance\n" };
         let mut expected = refusal("text/plain; charset=utf-8", body.len());
         expected.insert("connection: close".to_owned());
@@ -120,7 +109,7 @@ fn any_method_and_any_path() {
 
 #[test]
 fn what_is_no_request_is_told_so() {
-    let sidecar = in_maintenance(REASON);
+    let sidecar = Sidecar::in_maintenance(REASON);
     let long = "a".repeat(20_000);
     let table = [
         (format!("GET /{long} HTTP/1.1\r\nHost: pod\r\n\r\n"), 431),
@@ -136,7 +125,7 @@ fn what_is_no_request_is_told_so() {
 
 #[test]
 fn an_answer_does_not_wait_for_what_follows_the_request() {
-    let sidecar = in_maintenance(REASON);
+    let sidecar = Sidecar::in_maintenance(REASON);
     // A line break too many, as some clients send after a form; half of the next request.
     for rest in ["\r\n", "GET /"] {
         let mut connection = BufReader::new(connect(sidecar.traffic));
@@ -150,7 +139,7 @@ fn an_answer_does_not_wait_for_what_follows_the_request() {
 
 #[test]
 fn http_1_0() {
-    let sidecar = in_maintenance(REASON);
+    let sidecar = Sidecar::in_maintenance(REASON);
     let reply = exchange(sidecar.traffic, b"GET / HTTP/1.0\r\n\r\n");
     assert_eq!((reply.status, reply.body.as_str()), (503, "Updating the instance\n"));
 
@@ -165,7 +154,7 @@ fn http_1_0() {
 
 #[test]
 fn http_1_1_without_a_host_and_in_a_pipeline() {
-    let sidecar = in_maintenance(REASON);
+    let sidecar = Sidecar::in_maintenance(REASON);
     let mut connection = BufReader::new(connect(sidecar.traffic));
     // Bytes after the head of an answer to HEAD would be taken for the next answer.
     connection.get_mut().write_all(&b"HEAD / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n".repeat(20)).unwrap();
@@ -181,7 +170,7 @@ fn http_1_1_without_a_host_and_in_a_pipeline() {
 
 #[test]
 fn http_2_and_head() {
-    let sidecar = in_maintenance(REASON);
+    let sidecar = Sidecar::in_maintenance(REASON);
     let url = format!("http://{}/a?b", sidecar.traffic);
     for version in ["--http1.0", "--http1.1", "--http2-prior-knowledge"] {
         for (accept, content_type) in [
@@ -202,7 +191,7 @@ fn http_2_and_head() {
 
 #[test]
 fn each_client_is_answered_in_its_format() {
-    let sidecar = in_maintenance(REASON);
+    let sidecar = Sidecar::in_maintenance(REASON);
     let url = format!("http://{}/", sidecar.traffic);
     let chrome = [
         ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"),
@@ -282,7 +271,7 @@ print(json.dumps([
         (String::new(), "Down for maintenance".to_owned()),
     ];
     for (text, details) in table {
-        let sidecar = in_maintenance(text);
+        let sidecar = Sidecar::in_maintenance(text);
         let errors: Vec<(String, String)> =
             serde_json::from_str(&python(client, &[&sidecar.traffic.to_string()])).unwrap();
         assert_eq!(errors, vec![("UNAVAILABLE".to_owned(), details); 5]);
@@ -291,7 +280,7 @@ print(json.dumps([
 
 #[test]
 fn grpc_on_the_wire() {
-    let sidecar = in_maintenance("50 % é");
+    let sidecar = Sidecar::in_maintenance("50 % é");
     let url = format!("http://{}/example.Service/Method", sidecar.traffic);
     let http2 = "--http2-prior-knowledge";
     let reply = curl(&[http2, "--header", "Content-Type: application/grpc+proto", "--request", "POST"], &url);
@@ -315,7 +304,7 @@ fn grpc_on_the_wire() {
 
 #[test]
 fn a_body_of_less_than_a_mebibyte_costs_no_connection() {
-    let sidecar = in_maintenance(REASON);
+    let sidecar = Sidecar::in_maintenance(REASON);
     let mut connection = BufReader::new(connect(sidecar.traffic));
     let chunk = [b'x'; 30_000];
     for kind in ["Content-Length: 900000", "Transfer-Encoding: chunked", "Content-Length: 900000"] {
@@ -347,7 +336,7 @@ fn a_body_of_less_than_a_mebibyte_costs_no_connection() {
 
 #[test]
 fn a_large_body_is_answered_and_not_read_to_its_end() {
-    let sidecar = in_maintenance(REASON);
+    let sidecar = Sidecar::in_maintenance(REASON);
     let head = format!("POST / HTTP/1.1\r\nHost: pod\r\nContent-Length: {}\r\n\r\n", 64 * MIB);
 
     // A client that reads as soon as there is something.
@@ -383,7 +372,7 @@ fn a_large_body_is_answered_and_not_read_to_its_end() {
 
 #[test]
 fn whoever_asks_before_sending_is_refused_before_sending() {
-    let sidecar = in_maintenance(REASON);
+    let sidecar = Sidecar::in_maintenance(REASON);
     let mut connection = connect(sidecar.traffic);
     let head = format!("PUT / HTTP/1.1\r\nHost: pod\r\nExpect: 100-continue\r\nContent-Length: {MIB}\r\n\r\n");
     connection.write_all(head.as_bytes()).unwrap();
@@ -404,7 +393,7 @@ fn whoever_asks_before_sending_is_refused_before_sending() {
 
 #[test]
 fn uploads_with_curl() {
-    let sidecar = in_maintenance(REASON);
+    let sidecar = Sidecar::in_maintenance(REASON);
     let url = format!("http://{}/", sidecar.traffic);
     let (small, large) = (sidecar.path().join("small"), sidecar.path().join("large"));
     fs::write(&small, vec![b'x'; 900_000]).unwrap();
@@ -464,7 +453,7 @@ for number, length in enumerate([0, 900_000, 64_000_000, 3, 64_000_000, 0]):
     answer[1] = int(answer[1])
     answers.append(answer)
 print(json.dumps(answers))";
-    let sidecar = in_maintenance(REASON);
+    let sidecar = Sidecar::in_maintenance(REASON);
     let answers: Value = serde_json::from_str(&python(client, &[&sidecar.traffic.to_string()])).unwrap();
     // The long ones are told to stop, with NO_ERROR; the others may finish.
     let expected = json!([
@@ -492,7 +481,7 @@ print(json.dumps([tags, reasons, page.find('.//title').text, page.find('.//style
 #[test]
 fn a_page_for_people() {
     let reason = "<script>alert(1)</script> & \"q\" 'q' <b>Größer</b> &amp; </p></style>-->\n\n  صيانة\u{200f} ☃ ]]>";
-    let sidecar = in_maintenance(format!("{reason}\n\nUntil: 2099-01-02T03:04:05Z\n"));
+    let sidecar = Sidecar::in_maintenance(format!("{reason}\n\nUntil: 2099-01-02T03:04:05Z\n"));
     let page = sidecar.traffic("/", &[("Accept", "text/html")]).body;
     let escaped = "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;q&quot; &#39;q&#39; &lt;b&gt;Größer&lt;/b&gt; \
         &amp;amp; &lt;/p&gt;&lt;/style&gt;--&gt;\n\n  صيانة\u{200f} ☃ ]]&gt;</p>";
@@ -523,7 +512,7 @@ fn a_page_without_a_reason() {
         (Some("\0\u{1b}"), "Down for maintenance"),
     ];
     for (text, heading) in table {
-        let sidecar = text.map_or_else(Sidecar::start, in_maintenance);
+        let sidecar = text.map_or_else(Sidecar::start, Sidecar::in_maintenance);
         let file = sidecar.path().join("page");
         fs::write(&file, sidecar.traffic("/", &[("Accept", "text/html")]).body).unwrap();
         let (_, reasons, title, _): (Value, Vec<String>, String, String) =
@@ -547,7 +536,7 @@ fn a_reason_in_every_format() {
         (&long, &long),
     ];
     for (reason, shown) in table {
-        let sidecar = in_maintenance(reason);
+        let sidecar = Sidecar::in_maintenance(reason);
         assert_eq!(sidecar.traffic("/", &[]).body, format!("{shown}\n"));
 
         let json = sidecar.traffic("/", &[("Accept", "application/json")]).body;
@@ -573,7 +562,7 @@ fn when_to_come_back() {
         |sidecar: &Sidecar| -> i64 { sidecar.traffic("/", &[]).header("retry-after").unwrap().parse().unwrap() };
     let past = "Up\n\nUntil: 2020-01-01T00:00:00Z";
     for text in [REASON, past, "Up\n\nUntil: soon", ""] {
-        assert_eq!(retry_after(&in_maintenance(text)), 60, "{text}");
+        assert_eq!(retry_after(&Sidecar::in_maintenance(text)), 60, "{text}");
     }
 
     let sidecar = Sidecar::with(|command| _ = command.args(["--retry-after", "5m"]));

@@ -1,6 +1,5 @@
 //! The program in a directory: run to its end, or while the test goes on; as another user, or with other mounts.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
@@ -11,7 +10,8 @@ use std::thread::{self, JoinHandle};
 
 use tempfile::{TempDir, tempdir};
 
-use crate::fixture::{Printed, eventually, pitstop};
+use crate::fixture::{Printed, behind, ended, eventually, pitstop, pitstop_at, signal};
+use crate::kernel::wake_ups;
 
 /// A command that runs. Killed on drop.
 pub struct Running {
@@ -84,30 +84,17 @@ impl Running {
     /// Shows that it waits: it goes to sleep another twenty times, and does not end.
     #[track_caller]
     pub fn keeps_asking(&mut self) {
-        let before = self.sleeps();
+        let before = wake_ups(self.pid());
         eventually("it asks again and again", || {
             self.runs();
-            self.sleeps() >= before + 20
+            wake_ups(self.pid()) >= before + 20
         });
-    }
-
-    /// How often it has gone to sleep.
-    fn sleeps(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        // A process that has just ended has none.
-        line.map_or(0, |number| number.trim().parse().unwrap())
     }
 
     /// Waits for it to end.
     #[track_caller]
     pub fn status(&mut self) -> ExitStatus {
-        let mut status = None;
-        eventually("the command ends", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        ended(&mut self.child)
     }
 
     /// Waits for it to end, and gives all that it has printed.
@@ -125,11 +112,6 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-pub fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
-    assert!(status.success());
 }
 
 /// A directory, and the program in it.
@@ -192,11 +174,9 @@ pub fn run_in(directory: &Path, arguments: &[&str]) -> Printed {
 /// The same after a shell script has changed the mounts that it sees; nobody else sees that. Needs root.
 pub fn mounted(directory: &Path, mounts: &str, arguments: &[&str]) -> Printed {
     let script = format!("set -e; {mounts}; exec \"$@\"");
-    let inside = pitstop();
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", &script, "sh"]).arg(inside.get_program()).args(arguments);
-    inherit(&mut command, &inside);
-    command.current_dir(directory).output().expect("install util-linux").into()
+    let mut command = pitstop_in(directory, arguments);
+    behind(&["unshare", "--mount", "sh", "-c", &script, "sh"], &mut command);
+    command.output().unwrap().into()
 }
 
 /// The same as another user, and with an umask. Needs root. The program is copied to where that user may read it.
@@ -207,20 +187,10 @@ pub fn user(directory: &Path, uid: u32, umask: &str, arguments: &[&str]) -> Comm
         assert_eq!(installed.code, Some(0), "{}", installed.stderr);
     }
     let uid = uid.to_string();
-    let script = format!("umask {umask}; exec setpriv --reuid {uid} --regid {uid} --clear-groups -- \"$@\"");
-    let mut command = Command::new("sh");
-    command.args(["-c", &script, "sh"].map(OsStr::new)).arg(copy).args(arguments);
-    inherit(&mut command, &pitstop());
-    command.current_dir(directory);
+    let script = format!("umask {umask}; exec \"$@\"");
+    let mut command = pitstop_at(copy);
+    command.args(arguments).current_dir(directory);
+    behind(&["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups", "--"], &mut command);
+    behind(&["sh", "-c", &script, "sh"], &mut command);
     command
-}
-
-/// The environment of one command for another.
-fn inherit(command: &mut Command, from: &Command) {
-    for (name, value) in from.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
 }

@@ -7,14 +7,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::fixture::{DEADLINE, Reply, Sidecar, connect, eventually, pitstop};
+use crate::fixture::{Reply, SERVE, Sidecar, behind, connect, ended, eventually, pitstop, program, signal};
 
 const FIRST_HALF: &[u8] = b"GET / HTTP/1.1\r\nHost: local";
 const SECOND_HALF: &[u8] = b"host\r\n\r\n";
@@ -201,15 +200,14 @@ fn a_signal_during_the_start_is_not_lost() {
     for step in 0..60 {
         let directory = tempfile::tempdir().unwrap();
         let mut command = pitstop();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--shutdown-delay", "0"]);
-        command.current_dir(directory.path()).stderr(Stdio::null());
+        command.args(SERVE).args(["--shutdown-delay", "0"]).current_dir(directory.path()).stderr(Stdio::null());
         let start = Instant::now();
         let mut child = command.spawn().unwrap();
         // From before the program is loaded to after it serves.
         while start.elapsed() < Duration::from_micros(step * 300) {}
-        terminate(child.id());
+        signal(child.id(), "TERM");
         // Before it could catch the signal, the kernel has ended it: no code then.
-        let code = ended(&mut child);
+        let code = ended(&mut child).code();
         assert!(matches!(code, None | Some(0)), "{code:?}");
     }
 }
@@ -218,12 +216,11 @@ fn a_signal_during_the_start_is_not_lost() {
 fn nor_is_one_while_its_handler_is_installed() {
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
-    let serve = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--shutdown-delay", "0"];
     let traced = |injected: &str| {
-        let mut command = Command::new("strace");
+        let mut command = program("strace");
         command.args(["-D", "-f", "-qq", "-e", "trace=rt_sigaction", "-e", injected, "-o"]).arg(&trace);
-        command.arg(pitstop().get_program()).args(serve).current_dir(directory.path()).stderr(Stdio::null());
-        command.spawn().expect("strace cannot be run, is it installed?")
+        command.arg(pitstop().get_program()).args(SERVE).args(["--shutdown-delay", "0"]);
+        command.current_dir(directory.path()).stderr(Stdio::null()).spawn().unwrap()
     };
     let lines = || fs::read_to_string(&trace).unwrap_or_default();
     let installs = |line: &str| line.contains("rt_sigaction(SIGTERM, {");
@@ -236,44 +233,22 @@ fn nor_is_one_while_its_handler_is_installed() {
     fs::remove_file(&trace).unwrap();
     let mut child = traced(&format!("inject=rt_sigaction:delay_exit=1s:when={number}"));
     eventually("the handler is installed", || lines().lines().any(installs));
-    terminate(child.id());
-    assert_eq!(ended(&mut child), Some(0));
-}
-
-fn terminate(process: u32) {
-    assert!(Command::new("kill").args(["-s", "TERM", &process.to_string()]).status().unwrap().success());
-}
-
-/// Waits for a process to end, and gives its exit code. One that does not is killed.
-#[track_caller]
-fn ended(child: &mut Child) -> Option<i32> {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code();
-        }
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            panic!("it does not end");
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
+    signal(child.id(), "TERM");
+    assert_eq!(ended(&mut child).code(), Some(0));
 }
 
 #[test]
 fn as_process_1() {
     let directory = Arc::new(tempfile::tempdir().unwrap());
-    let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--mount-proc", "--kill-child=KILL"]).arg(pitstop().get_program());
-    command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--shutdown-delay", "0"]);
-    command.current_dir(directory.path());
+    let mut command = pitstop();
+    command.args(SERVE).args(["--shutdown-delay", "0"]).current_dir(directory.path());
+    behind(&["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"], &mut command);
     let mut sidecar = Sidecar::spawn(directory, command);
     let unshare = sidecar.child.id();
     let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", children.trim())).unwrap();
     assert!(status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1")), "{status}");
-    terminate(children.trim().parse().unwrap());
+    signal(children.trim().parse().unwrap(), "TERM");
     assert_eq!(sidecar.ended(), Some(0));
 }
 
@@ -284,7 +259,7 @@ fn in_a_container() {
     command.args(["--read-only", "--user=65532:65532", "--cap-drop=all", "--security-opt=no-new-privileges"]);
     command.arg(format!("--volume={}:/maintenance", podman.volume().display())).arg("--workdir=/maintenance");
     command.arg("--rootfs").arg(podman.path().join("rootfs")).arg("/pitstop");
-    command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--shutdown-delay", "0"]);
+    command.args(SERVE).args(["--shutdown-delay", "0"]);
     let mut sidecar = Sidecar::spawn(podman.0.clone(), command);
     assert_eq!(sidecar.admin("/readyz").body, "ok");
     let exec = podman.command(&["exec", "pitstop", "/pitstop", "maintenance-mode", "Updating"]).output().unwrap();
@@ -301,6 +276,10 @@ struct Podman(Arc<TempDir>);
 
 impl Podman {
     fn new() -> Self {
+        // It runs the other two in its turn.
+        for name in ["podman", "conmon", "runc"] {
+            program(name);
+        }
         let podman = Self(Arc::new(tempfile::tempdir().unwrap()));
         let limits = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
         fs::write(podman.path().join("containers.conf"), limits).unwrap();
@@ -312,15 +291,15 @@ impl Podman {
 
     /// A root directory with the program, and with the libraries that it needs as long as it is not static.
     fn root(&self) {
-        let program = pitstop().get_program().to_owned();
+        let pitstop = pitstop().get_program().to_owned();
         let root = self.path().join("rootfs");
         let copy = |from: &Path, to: &str| {
             let to = root.join(to.trim_start_matches('/'));
             fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::copy(from, to).unwrap();
         };
-        copy(Path::new(&program), "pitstop");
-        let libraries = Command::new("ldd").arg(&program).output().unwrap();
+        copy(Path::new(&pitstop), "pitstop");
+        let libraries = program("ldd").arg(&pitstop).output().unwrap();
         for library in
             String::from_utf8(libraries.stdout).unwrap().split_whitespace().filter(|word| word.starts_with('/'))
         {

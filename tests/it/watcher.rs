@@ -12,9 +12,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::file::{never, put, run, soon};
-use crate::fixture::{Sidecar, eventually};
-use crate::kernel::{behind, has_looked_again, watched_inodes, without_privileges};
+use crate::file::{never, run, soon};
+use crate::fixture::{Sidecar, behind, eventually, program, put, without_privileges};
+use crate::kernel::{has_looked_again, watched_inodes};
 
 fn shell(sidecar: &Sidecar, script: &str) {
     let status = Command::new("sh").args(["-ec", script]).current_dir(sidecar.path()).status().unwrap();
@@ -369,7 +369,7 @@ impl Step {
             Self::WriteTarget(target, text) => fs::write(parent.join(target), text),
             Self::RemoveTarget(target) => fs::remove_file(parent.join(target)),
             Self::MakeDirectoryAtPath => fs::create_dir(file),
-            Self::MakeFifoAtPath => Command::new("mkfifo").arg("-m600").arg(file).output().map(drop),
+            Self::MakeFifoAtPath => program("mkfifo").arg("-m600").arg(file).output().map(drop),
             Self::Permissions(mode) => fs::set_permissions(file, fs::Permissions::from_mode(*mode)),
             Self::RemoveParent => fs::remove_dir_all(parent),
             Self::MakeParent => fs::create_dir(parent),
