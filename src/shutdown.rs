@@ -37,6 +37,12 @@ impl Stop {
         *self.0.borrow()
     }
 
+    /// Whether the phase is another than when this was cloned.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.0.has_changed().unwrap_or(true)
+    }
+
     /// Waits until connections have to be given up. Also when the sender is gone.
     pub async fn draining(&mut self) {
         let _ = self.0.wait_for(|phase| *phase >= Phase::Draining).await;

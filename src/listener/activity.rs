@@ -150,6 +150,8 @@ pub(super) struct Clock<'a> {
     /// Since when the connection waits for what it waits for, as of so many changes.
     since: Instant,
     changes: usize,
+    /// Whether the deadline is that for parking: nothing is due before that, so that until then the time need not be read.
+    soon: bool,
     /// When to ask [`Clock::due`].
     pub(super) deadline: Instant,
 }
@@ -159,7 +161,7 @@ impl<'a> Clock<'a> {
     pub(super) fn new(activity: &'a Activity, limits: Limits, parks: bool) -> Self {
         let since = Instant::now();
         let changes = activity.changes();
-        Self { activity, limits, parks, since, changes, deadline: since + limits.header_timeout }
+        Self { activity, limits, parks, since, changes, soon: false, deadline: since + limits.header_timeout }
     }
 
     /// What is to be done when; `None` while it is the service that is waited for.
@@ -179,8 +181,12 @@ impl<'a> Clock<'a> {
 
     /// Whether the deadline has moved closer.
     pub(super) fn is_earlier(&mut self) -> bool {
+        if self.soon {
+            return false;
+        }
         match self.next() {
-            Some((_, at)) if at < self.deadline => {
+            Some((due, at)) if at < self.deadline => {
+                self.soon = due == Due::Park;
                 self.deadline = at;
                 true
             }
@@ -191,7 +197,9 @@ impl<'a> Clock<'a> {
     /// What to do now that the deadline has come. If nothing, it is put off.
     pub(super) fn due(&mut self) -> Due {
         let now = Instant::now();
-        match self.next() {
+        let next = self.next();
+        self.soon = matches!(next, Some((Due::Park, _)));
+        match next {
             Some((due, at)) if at <= now => return due,
             Some((_, at)) => self.deadline = at,
             None => self.deadline = now + self.limits.idle_timeout,

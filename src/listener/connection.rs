@@ -99,8 +99,9 @@ where
     C: GracefulConnection<Error: std::fmt::Display>,
 {
     let mut timer = pin!(sleep_until(clock.deadline));
+    let phase = stop.clone();
     let mut draining = pin!(stop.draining());
-    let mut drains = false;
+    let (mut asked, mut drains) = (false, false);
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
@@ -109,11 +110,13 @@ where
                 }
                 return Poll::Ready(Rest::Closed);
             }
-            if !drains && draining.as_mut().poll(cx).is_ready() {
+            // Asked once, it wakes this task when there is news; asking each time would cost each request.
+            if !drains && (!asked || phase.has_changed()) && draining.as_mut().poll(cx).is_ready() {
                 drains = true;
                 connection.as_mut().graceful_shutdown();
                 continue;
             }
+            asked = true;
             if clock.is_earlier() {
                 timer.as_mut().reset(clock.deadline);
             }
