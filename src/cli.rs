@@ -331,7 +331,7 @@ fn connections(text: &str) -> Result<usize, String> {
     text.parse()
         .ok()
         .filter(|number| (1..=most).contains(number))
-        .ok_or_else(|| "it must be a number of at least 1".to_owned())
+        .ok_or_else(|| format!("it must be a number from 1 to {most}"))
 }
 
 #[cfg(test)]

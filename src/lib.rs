@@ -24,9 +24,10 @@
 //! - [`commands`]: one file a subcommand; `serve` only wires rooms together. [`cli`] says what may be asked of them.
 //! - [`gate`]: the traffic listener.
 //! - [`admin`]: the admin listener, and how to ask one.
+//! - [`metrics`]: what Prometheus is told.
 //! - [`maintenance`]: the domain; knows nothing of HTTP.
 //! - [`listener`]: bind, accept, limits, timeouts, bounded drain; both listeners use it.
-//! - [`metrics`], [`shutdown`], [`log`].
+//! - [`shutdown`], [`log`].
 
 pub mod admin;
 pub mod cli;

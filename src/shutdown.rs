@@ -37,7 +37,7 @@ impl Stop {
         *self.0.borrow()
     }
 
-    /// Whether the phase is another than when this was cloned.
+    /// Whether the phase has changed since this handle, or the one that it was cloned from, last waited.
     #[must_use]
     pub fn has_changed(&self) -> bool {
         self.0.has_changed().unwrap_or(true)
@@ -85,7 +85,8 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Caught {
+    /// Waits for one.
+    pub async fn next(&mut self) -> Caught {
         tokio::select! {
             _ = self.terminate.recv() => Caught(SignalKind::terminate().as_raw_value()),
             _ = self.interrupt.recv() => Caught(SignalKind::interrupt().as_raw_value()),

@@ -61,14 +61,14 @@ pub async fn get(listen: SocketAddr, path: &str) -> Result<(StatusCode, String),
 
 async fn connect(listen: SocketAddr) -> Result<(SocketAddr, TcpStream), ClientError> {
     // Who listens on every address listens on the loopback one; for IPv6 that may have been IPv4 in the end.
-    let hosts: &[IpAddr] = match listen.ip() {
-        ip if !ip.is_unspecified() => &[ip],
-        IpAddr::V4(_) => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
-        IpAddr::V6(_) => &[IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
+    let local = |ip: IpAddr| SocketAddr::new(ip, listen.port());
+    let addresses: &[SocketAddr] = match listen.ip() {
+        ip if !ip.is_unspecified() => &[listen],
+        IpAddr::V4(_) => &[local(Ipv4Addr::LOCALHOST.into())],
+        IpAddr::V6(_) => &[local(Ipv4Addr::LOCALHOST.into()), local(Ipv6Addr::LOCALHOST.into())],
     };
     let mut result = Err((listen, io::Error::from(io::ErrorKind::AddrNotAvailable)));
-    for host in hosts {
-        let address = SocketAddr::new(*host, listen.port());
+    for &address in addresses {
         result = match tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok((address, stream)),
             Ok(Err(error)) => Err((address, error)),

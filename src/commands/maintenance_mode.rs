@@ -17,6 +17,7 @@ use crate::maintenance::state::{Mode, Seen, Switch};
 
 /// How often to ask whether what is waited for has come true.
 const ASK: Duration = Duration::from_millis(20);
+const TURNED_OFF: &str = "somebody has turned maintenance mode off meanwhile";
 
 pub(super) fn maintenance_mode(common: &Common, arguments: MaintenanceMode) -> Result<ExitCode, Failure> {
     if arguments.disable && arguments.reason.is_some() {
@@ -25,10 +26,11 @@ pub(super) fn maintenance_mode(common: &Common, arguments: MaintenanceMode) -> R
     let files = maintenance_files(&common.file)?;
     let first = &files[0];
     let until = expected_end(&arguments)?;
-    match (arguments.disable, arguments.reason) {
-        (true, _) => first.disable()?,
-        (false, None) if until.is_none() => {}
-        (false, reason) => enable(first, reason, until)?,
+    let enables = arguments.reason.is_some() || until.is_some();
+    if arguments.disable {
+        first.disable()?;
+    } else if enables {
+        enable(first, arguments.reason, until)?;
     }
     let state = look(&files)?;
     match arguments.output {
@@ -47,6 +49,8 @@ pub(super) fn maintenance_mode(common: &Common, arguments: MaintenanceMode) -> R
             Mode::On(on) => {
                 wait_until_settled(files.iter().find(|file| file.path() == on.file).unwrap_or(first), limit)?;
             }
+            // Not what was asked for, so not to be waited for.
+            Mode::Off | Mode::Unknown if enables => return Err(Failure::new(TURNED_OFF)),
             Mode::Off | Mode::Unknown => runtime()?.block_on(wait_until_open(common.admin_listen, limit))?,
         }
     }
@@ -78,9 +82,10 @@ fn enable(file: &MaintenanceFile, reason: Option<String>, until: Option<Timestam
             }
             Seen::On(switch) => switch.notice,
             Seen::Off | Seen::Nothing => {
-                return Err(Failure::new(
-                    "maintenance mode is off: say why it should be on, as in `maintenance-mode \"Updating\" --for 30m`",
-                ));
+                let file = file.path().display();
+                return Err(Failure::new(format!(
+                    "there is no {file}: say why it should be, as in `maintenance-mode \"Updating\" --for 30m`"
+                )));
             }
         },
     };
@@ -108,7 +113,7 @@ fn wait_until_settled(file: &MaintenanceFile, limit: Duration) -> Result<(), Fai
         let settled = permit::settle(|| Ok(lock.exclude()?), || Ok::<_, Unsettled>(file.look()?.switch()));
         match settled {
             Ok(true) => return Ok(()),
-            Ok(false) => return Err(Failure::new("somebody has turned maintenance mode off meanwhile")),
+            Ok(false) => return Err(Failure::new(TURNED_OFF)),
             Err(Unsettled::Lock(LockError::Busy(_))) if Instant::now() < deadline => thread::sleep(ASK),
             Err(Unsettled::Lock(LockError::Busy(_))) => {
                 let busy = match lock.holders() {
@@ -129,18 +134,17 @@ fn wait_until_settled(file: &MaintenanceFile, limit: Duration) -> Result<(), Fai
 
 /// Waits until the local sidecar has seen that maintenance mode is off.
 async fn wait_until_open(admin: SocketAddr, limit: Duration) -> Result<(), Failure> {
-    let deadline = Instant::now() + limit;
-    loop {
-        let (_, answer) = client::get(admin, "/maintenance").await?;
-        let enabled = serde_json::from_str::<serde_json::Value>(&answer).map(|state| state["enabled"].clone());
-        if enabled.is_ok_and(|enabled| enabled == false) {
-            return Ok(());
+    let open = async {
+        loop {
+            let (_, answer) = client::get(admin, "/maintenance").await?;
+            let enabled = serde_json::from_str::<serde_json::Value>(&answer).map(|state| state["enabled"].clone());
+            if enabled.is_ok_and(|enabled| enabled == false) {
+                return Ok(());
+            }
+            tokio::time::sleep(ASK).await;
         }
-        if Instant::now() >= deadline {
-            return Err(Failure::new(format!(
-                "the sidecar is still closed after {limit:?}: see /readyz?verbose at {admin}"
-            )));
-        }
-        tokio::time::sleep(ASK).await;
-    }
+    };
+    tokio::time::timeout(limit, open).await.unwrap_or_else(|_| {
+        Err(Failure::new(format!("the sidecar is still closed after {limit:?}: see /readyz?verbose at {admin}")))
+    })
 }

@@ -86,25 +86,30 @@ fn maintenance_files(paths: &[PathBuf]) -> Result<Vec<MaintenanceFile>, Failure>
     paths.iter().map(|path| MaintenanceFile::new(path).map_err(Failure::usage)).collect()
 }
 
-/// What the files say now.
+/// What the files say now. One that cannot be examined is an error, unless another turns maintenance mode on anyway.
 fn look(files: &[MaintenanceFile]) -> Result<State, LookError> {
     let paths: Vec<PathBuf> = files.iter().map(|file| file.path().to_owned()).collect();
     let mut state = State::new(&paths);
+    let mut unseen = None;
     for (index, file) in files.iter().enumerate() {
-        state.see(index, file.look()?);
+        match file.look() {
+            Ok(seen) => _ = state.see(index, seen),
+            Err(error) => _ = unseen.get_or_insert(error),
+        }
     }
-    Ok(state)
+    match (state.mode(), unseen) {
+        (Mode::Off | Mode::Unknown, Some(error)) => Err(error),
+        _ => Ok(state),
+    }
 }
 
 /// The state in a sentence, as fietsboek says it.
 fn sentence(mode: &Mode) -> String {
     match mode {
-        Mode::On(maintenance) => {
-            match maintenance.reason.as_deref().map(one_line).filter(|reason| !reason.is_empty()) {
-                Some(reason) => format!("Maintenance mode is enabled: {reason}"),
-                None => "Maintenance mode is enabled".to_owned(),
-            }
-        }
+        Mode::On(maintenance) => match maintenance.reason.as_deref().map(one_line) {
+            Some(reason) => format!("Maintenance mode is enabled: {reason}"),
+            None => "Maintenance mode is enabled".to_owned(),
+        },
         Mode::Off | Mode::Unknown => "Maintenance mode is disabled".to_owned(),
     }
 }

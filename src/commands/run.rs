@@ -52,21 +52,29 @@ fn enter(files: &[MaintenanceFile]) -> Result<(State, Vec<Permit>), Failure> {
     let paths: Vec<_> = files.iter().map(|file| file.path().to_owned()).collect();
     let mut state = State::new(&paths);
     let mut permits = Vec::new();
+    let mut unseen = None;
     for (index, file) in files.iter().enumerate() {
         let lock = LockFile::of(file);
-        let entry = permit::enter(|| Ok::<_, LookError>(file.look()?.switch()), || Ok(share(&lock)))?;
-        match entry {
-            Entry::Closed(switch) => state.see(index, Seen::On(switch)),
-            Entry::Open(permit) => {
+        match permit::enter(|| Ok::<_, LookError>(file.look()?.switch()), || Ok(share(&lock))) {
+            Err(error) => _ = unseen.get_or_insert(error),
+            Ok(Entry::Closed(switch)) => {
+                // One is enough: the others need not be waited for.
+                state.see(index, Seen::On(switch));
+                return Ok((state, Vec::new()));
+            }
+            Ok(Entry::Open(permit)) => {
                 match permit {
                     Ok(permit) => permits.push(permit),
                     Err(error) => warn!("{error}: `maintenance-mode --wait` will not wait for this job"),
                 }
-                state.see(index, Seen::Off)
+                state.see(index, Seen::Off);
             }
-        };
+        }
     }
-    Ok((state, permits))
+    match unseen {
+        Some(error) => Err(error.into()),
+        None => Ok((state, permits)),
+    }
 }
 
 fn share(lock: &LockFile) -> Result<Permit, LockError> {

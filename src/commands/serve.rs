@@ -53,9 +53,9 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
         // A thread of its own, so that probes are answered in time whatever goes on there.
         let (report, traffic_served) = oneshot::channel();
         let traffic_stop = stop.clone();
-        let traffic_runtime = self::runtime()?;
         thread::Builder::new().name("traffic".to_owned()).spawn(move || {
-            let _ = report.send(traffic_runtime.block_on(traffic.serve(gate, limits, traffic_stop)));
+            let serve = || self::runtime()?.block_on(traffic.serve(gate, limits, traffic_stop));
+            let _ = report.send(serve());
         })?;
         let routes = router(Admin { state, looks, stop: stop.clone(), metrics });
         let admin_limits = Limits { connections: ADMIN_CONNECTIONS, ..limits };

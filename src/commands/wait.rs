@@ -10,6 +10,7 @@ use crate::cli::{Common, Wait};
 use crate::maintenance::file::MaintenanceFile;
 use crate::maintenance::state::{Mode, State};
 use crate::maintenance::watch::{self as lookout, Role};
+use crate::shutdown::Signals;
 
 /// How often to look even if nothing hints at a change.
 const POLL: Duration = Duration::from_secs(1);
@@ -24,8 +25,18 @@ pub(super) fn wait(common: &Common, wait: &Wait) -> Result<ExitCode, Failure> {
     if wait.timeout == Some(Duration::ZERO) {
         return Ok(if awaited(&look(&files)?) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    if runtime()?.block_on(watch(&files, awaited, wait.timeout))? {
-        return Ok(ExitCode::SUCCESS);
+    let in_time = runtime()?.block_on(async {
+        // As process 1, as in an init container, nothing else would end this.
+        let mut signals = Signals::catch()?;
+        tokio::select! {
+            in_time = watch(&files, awaited, wait.timeout) => in_time.map(Ok),
+            caught = signals.next() => Ok(Err(caught)),
+        }
+    })?;
+    match in_time {
+        Ok(true) => return Ok(ExitCode::SUCCESS),
+        Ok(false) => {}
+        Err(caught) => return Ok(caught.exit_code()),
     }
     let state = if wait.until_enabled { "off" } else { "on" };
     Err(Failure::new(format!("maintenance mode is still {state} after {:?}", wait.timeout.unwrap_or_default())))
@@ -39,7 +50,7 @@ async fn watch(
     let (mut state, _) = lookout::start(files, POLL, Role::Observe)?;
     let wait = state.wait_for(awaited);
     Ok(match limit {
-        Some(limit) => timeout(limit, wait).await.is_ok(),
+        Some(limit) => timeout(limit, wait).await.is_ok_and(|found| found.is_ok()),
         None => wait.await.is_ok(),
     })
 }

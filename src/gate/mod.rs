@@ -65,9 +65,9 @@ impl Gate {
 }
 
 impl Rendered {
-    /// Renders anew if the state has changed: once a change, not once a request.
+    /// Renders anew if the state has changed, or the end that was expected has passed: not once a request.
     fn refresh(&mut self) {
-        if self.state.has_changed().unwrap_or(false) {
+        if self.state.has_changed().unwrap_or(false) || self.pages.is_outdated() {
             self.pages = Pages::render(self.state.borrow_and_update().mode(), self.retry_after);
         }
     }

@@ -56,12 +56,13 @@ impl Pages {
     /// Renders all formats. `retry_after` is for when the end is not known, or past.
     #[must_use]
     pub fn render(mode: &Mode, retry_after: Duration) -> Self {
+        let now = Timestamp::now();
         let content = match mode {
             Mode::On(Maintenance { reason, since, until, .. }) => Content {
                 heading: "Down for maintenance",
                 reason: reason.as_deref(),
-                since: Some((*since).min(Timestamp::now())),
-                until: *until,
+                since: Some((*since).min(now)),
+                until: until.filter(|until| *until > now),
             },
             // Who comes here then found no instance that is ready.
             Mode::Off | Mode::Unknown => {
@@ -75,6 +76,12 @@ impl Pages {
             grpc: Page::grpc(content.grpc_message(), retry_after),
             until: content.until,
         }
+    }
+
+    /// Whether they promise an end that has passed.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.until.is_some_and(|until| until <= Timestamp::now())
     }
 
     /// The answer to a request. One to `HEAD` has the headers of the whole and no body.
@@ -119,7 +126,7 @@ impl Page {
 fn common_headers(content_type: &'static str, retry_after: Duration) -> HeaderMap {
     HeaderMap::from_iter([
         (CONTENT_TYPE, HeaderValue::from_static(content_type)),
-        (RETRY_AFTER, HeaderValue::from(retry_after.as_secs())),
+        (RETRY_AFTER, HeaderValue::from(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0))),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ])
 }

@@ -45,7 +45,7 @@ pub struct LookError {
     source: io::Error,
 }
 
-/// A change that could not be made. The file is as it was.
+/// A change that could not be made, or not be made sure of.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// `EROFS`.
@@ -266,12 +266,6 @@ impl Directory {
     #[must_use]
     pub fn id(&self) -> DirectoryId {
         self.id
-    }
-}
-
-impl AsFd for Directory {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 }
 

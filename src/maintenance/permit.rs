@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
@@ -116,12 +116,6 @@ impl LockFile {
         name.push(file.name());
         name.push(".lock");
         Self { path: file.directory().join(name) }
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Takes a permit, without waiting.
@@ -270,11 +264,5 @@ impl Permit {
     /// Those of `fcntl(2)` with `F_SETFD`.
     pub fn pass_on(&self) -> io::Result<()> {
         Ok(rustix::io::fcntl_setfd(&self.0, FdFlags::empty())?)
-    }
-}
-
-impl AsFd for Permit {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }

@@ -191,6 +191,7 @@ pub struct Report<'a> {
     #[serde(serialize_with = "rfc3339")]
     pub until: Option<Timestamp>,
     /// The file that has turned it on.
+    #[serde(serialize_with = "displayed")]
     pub file: Option<&'a Path>,
 }
 
@@ -198,6 +199,14 @@ pub struct Report<'a> {
 fn rfc3339<S: serde::Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => serializer.collect_str(time),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// A path need not be UTF-8, but JSON has to be.
+fn displayed<S: serde::Serializer>(path: &Option<&Path>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => serializer.collect_str(&path.display()),
         None => serializer.serialize_none(),
     }
 }

@@ -9,8 +9,8 @@ use self::process::Process;
 use crate::maintenance::state::{Mode, State};
 use crate::maintenance::watch::Looks;
 
-/// The version that is running; the revision is that of the source, set by `PITSTOP_REVISION` at build time.
-pub const REVISION: &str = match option_env!("PITSTOP_REVISION") {
+/// The revision of the source, set by `PITSTOP_REVISION` at build time.
+const REVISION: &str = match option_env!("PITSTOP_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -368,4 +369,41 @@ fn a_stderr_that_nobody_reads_changes_no_exit_code() {
         let status = pitstop_in(place.path(), arguments).stderr(writer).status().unwrap();
         assert_eq!(status.code(), Some(code), "{arguments:?}");
     }
+}
+
+#[test]
+fn wait_ends_with_a_signal_even_as_process_1() {
+    let place = Place::new();
+    place.write("MAINTENANCE", "");
+    for (name, code) in [("TERM", 143), ("INT", 130)] {
+        let mut wait = waiting(&place, &[]);
+        wait.signal(name);
+        assert_eq!(wait.status().code(), Some(code), "by its own handler, which process 1 needs");
+    }
+}
+
+#[test]
+fn one_file_that_cannot_be_examined_does_not_hide_another() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("loop", place.path().join("loop")).unwrap();
+    let files = ["--file", "MAINTENANCE", "--file", "loop"];
+    let with_files = |arguments: &[&str]| place.run(&[&files[..], arguments].concat());
+    let unknown = |printed: Printed| printed.code == Some(1) && printed.stderr.contains("loop cannot be examined");
+    assert!(unknown(with_files(&["maintenance-mode"])));
+    assert!(unknown(with_files(&["run", "--", "true"])));
+    place.write("MAINTENANCE", "Updating");
+    assert_eq!(with_files(&["maintenance-mode"]), done("Maintenance mode is enabled: Updating\n"));
+    let skipped = with_files(&["run", "--skip-code", "75", "--", "true"]);
+    assert_eq!(skipped, failed(75, "Maintenance mode is enabled: Updating; skipping true\n"));
+    assert_eq!(with_files(&["wait", "--until-enabled", "--timeout", "0"]), done(""));
+}
+
+#[test]
+fn a_path_need_not_be_utf8() {
+    let place = Place::new();
+    let name = std::ffi::OsStr::from_bytes(b"MAIN\xff");
+    let mut command = pitstop_in(place.path(), &["maintenance-mode", "Updating", "--output", "json"]);
+    let printed: Printed = command.arg("--file").arg(name).output().unwrap().into();
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    assert!(printed.stdout.contains("\"file\":\"MAIN\u{fffd}\""), "{printed:?}");
 }

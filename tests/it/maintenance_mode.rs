@@ -75,7 +75,7 @@ fn a_new_reason_keeps_the_time_since_when_it_is_on() {
 #[test]
 fn the_expected_end() {
     let place = Place::new();
-    let off = "pitstop: maintenance mode is off: say why it should be on, as in \
+    let off = "pitstop: there is no MAINTENANCE: say why it should be, as in \
                `maintenance-mode \"Updating\" --for 30m`\n";
     assert_eq!(place.maintenance_mode(&["--for", "30m"]), failed(1, off));
     assert_eq!(place.names(), [""; 0]);

@@ -571,6 +571,7 @@ fn when_to_come_back() {
     eventually("it is in maintenance", || sidecar.is_on(Some("Up")));
     assert_eq!(retry_after(&sidecar), 300);
     assert_eq!(retry_after(&Sidecar::with(|command| _ = command.env("PITSTOP_RETRY_AFTER", "7"))), 7);
+    assert_eq!(retry_after(&Sidecar::with(|command| _ = command.args(["--retry-after", "500ms"]))), 1, "never at once");
 
     let end = Timestamp::now() + SignedDuration::from_hours(1);
     fs::write(sidecar.file(), format!("Up\n\nUntil: {end}")).unwrap();
@@ -582,6 +583,20 @@ fn when_to_come_back() {
     assert!((after..=before).contains(&answered), "{after} <= {answered} <= {before}");
     let problem = sidecar.traffic("/", &[("Accept", "application/json")]).body;
     assert_eq!(serde_json::from_str::<Value>(&problem).unwrap()["until"], end.to_string());
+}
+
+#[test]
+fn an_end_that_has_passed_is_promised_no_longer() {
+    let sidecar = Sidecar::start();
+    let end = Timestamp::now() + SignedDuration::from_secs(2);
+    fs::write(sidecar.file(), format!("Up\n\nUntil: {end}")).unwrap();
+    eventually("the page changes without a change of the file", || {
+        let page = sidecar.traffic("/", &[("Accept", "text/html")]).body;
+        let promises = page.contains("We expect to be back");
+        assert!(promises || !page.contains("<p class") || Timestamp::now() > end, "{page}");
+        page.contains("Up") && !promises
+    });
+    assert_eq!(sidecar.traffic("/", &[]).header("retry-after"), Some("60"));
 }
 
 #[test]
