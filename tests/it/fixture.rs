@@ -36,6 +36,7 @@ pub fn pitstop_at(path: impl AsRef<OsStr>) -> Command {
 pub fn program(name: &str) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let package = match name {
+        "amtool" => "prometheus-alertmanager",
         "env" | "mkfifo" | "mknod" => "coreutils",
         "ip" => "iproute2",
         "kill" | "sysctl" => "procps",

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "one crate: what its modules share is public to them")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod alerts;
 mod commands;
 mod costs;
 mod fietsboek;
@@ -19,6 +20,7 @@ mod mount;
 mod permit_model;
 mod permits;
 mod probes;
+mod prometheus;
 mod refusals;
 mod running;
 mod smoke;

@@ -4,14 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::io::Write;
+use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tempfile::TempDir;
-
-use crate::fixture::{Printed, Sidecar, eventually, exchange, get, program, request};
+use crate::fixture::{Printed, Sidecar, eventually, exchange, program, request};
+use crate::prometheus::Prometheus;
 
 const REFUSED: &str = "pitstop_requests_total{outcome=\"refused\"}";
 const START: &str = "pitstop_maintenance_mode_start_timestamp_seconds";
@@ -255,7 +253,11 @@ fn the_reason_is_in_no_label() {
 #[test]
 fn prometheus_follows_maintenance_mode() {
     let sidecar = Sidecar::start();
-    let prometheus = Prometheus::scraping(sidecar.admin);
+    let prometheus = Prometheus::start(&format!(
+        "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\n\
+         scrape_configs: [{{job_name: pitstop, static_configs: [{{targets: ['{}']}}]}}]\n",
+        sidecar.admin
+    ));
     let mode = || prometheus.value("pitstop_maintenance_mode");
     eventually("it is off", || mode().as_deref() == Some("0"));
     fs::write(sidecar.file(), "Updating").unwrap();
@@ -269,49 +271,4 @@ fn prometheus_follows_maintenance_mode() {
     });
     assert_eq!(prometheus.value("up").as_deref(), Some("1"));
     assert_eq!(prometheus.value("count(process_start_time_seconds)").as_deref(), Some("1"));
-}
-
-/// A Prometheus of its own, which ends with the test.
-struct Prometheus {
-    child: Child,
-    address: SocketAddr,
-    _directory: TempDir,
-}
-
-impl Prometheus {
-    fn scraping(target: SocketAddr) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let config = directory.path().join("prometheus.yml");
-        let text = format!(
-            "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\n\
-             scrape_configs: [{{job_name: pitstop, static_configs: [{{targets: ['{target}']}}]}}]\n"
-        );
-        fs::write(&config, text).unwrap();
-        let mut command = program("prometheus");
-        command.arg("--config.file").arg(&config).arg("--storage.tsdb.path").arg(directory.path().join("data"));
-        command.arg("--web.listen-address=127.0.0.1:0").stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let line = lines.find(|line| line.contains("Listening on"));
-        // Nobody may be stopped by a log that nobody reads.
-        std::thread::spawn(move || lines.for_each(drop));
-        let line = line.expect("prometheus does not start");
-        let address = line.rsplit_once("address=").unwrap().1.parse().unwrap();
-        Self { child, address, _directory: directory }
-    }
-
-    /// What a query results in, if it is one sample.
-    fn value(&self, query: &str) -> Option<String> {
-        let encoded = percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC).to_string();
-        let reply = get(self.address, &format!("/api/v1/query?query={encoded}"), &[]);
-        let answer: serde_json::Value = serde_json::from_str(&reply.body).ok()?;
-        answer["data"]["result"][0]["value"][1].as_str().map(str::to_owned)
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
