@@ -189,6 +189,20 @@ impl Namespace {
         containers.map(|container| container["restartCount"].as_u64().unwrap()).sum()
     }
 
+    /// The working set of a container, in bytes, as its kubelet counts it.
+    pub fn memory(&self, pod: &str, container: &str) -> u64 {
+        let node = self.get(&["pod", pod]);
+        let node = node["spec"]["nodeName"].as_str().unwrap();
+        let summary = self.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")]);
+        let summary: Value = serde_json::from_str(&summary).unwrap();
+        let named =
+            |list: &Value, is: &dyn Fn(&Value) -> bool| list.as_array().unwrap().iter().find(|each| is(each)).cloned();
+        let pod =
+            named(&summary["pods"], &|each| each["podRef"]["name"] == pod && each["podRef"]["namespace"] == self.name);
+        let container = named(&pod.unwrap()["containers"], &|each| each["name"] == container);
+        container.unwrap()["memory"]["workingSetBytes"].as_u64().unwrap()
+    }
+
     /// Runs a command of pitstop in the sidecar, as an operator would.
     #[track_caller]
     pub fn pitstop(&self, pod: &str, arguments: &[&str]) -> String {

@@ -57,6 +57,10 @@ fn two_minutes_of_maintenance_restart_nothing() {
         assert_eq!((namespace.restarts(), namespace.is_ready(pod)), (0, false));
         thread::sleep(Duration::from_secs(1));
     }
+    // What is requested for it suffices: it has been probed every second for all that time.
+    let memory = namespace.memory(pod, "pitstop");
+    println!("{memory} bytes of memory");
+    assert!(memory < 8 * 1024 * 1024, "{memory} bytes of memory");
     namespace.pitstop(pod, &["maintenance-mode", "--disable"]);
     eventually("the pod is back", || namespace.endpoints("shop-web").len() == 1);
     assert_eq!((namespace.pods(), namespace.restarts()), (vec![pod.clone()], 0));

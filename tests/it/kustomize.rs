@@ -1,0 +1,177 @@
+//! The kustomize components: what they make of the workloads that a user already has.
+//!
+//! Rendered examples are committed; `PITSTOP_UPDATE_KUSTOMIZE=1 cargo test --test it kustomize::` makes them anew.
+//!
+//! Needs kubectl.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fixture::{Printed, program};
+use crate::manifests::{assert_valid, documents, list, root, violations};
+
+/// What `kubectl kustomize` makes of a directory of the project.
+#[track_caller]
+fn rendered(directory: &Path) -> String {
+    let printed: Printed = program("kubectl").arg("kustomize").arg(directory).output().unwrap().into();
+    assert_eq!((printed.code, printed.stderr.as_str()), (Some(0), ""), "{}", directory.display());
+    printed.stdout
+}
+
+/// A kustomization of a user's, with some workloads.
+struct Overlay(TempDir);
+
+impl Overlay {
+    /// Of the components named.
+    fn new(workloads: &[Value], components: &[&str], more: &str) -> Self {
+        // In the project, since kustomize knows only relative paths.
+        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let depth = directory.path().strip_prefix(root()).unwrap().components().count();
+        let top = "../".repeat(depth);
+        let components: Vec<_> = components.iter().map(|name| format!("{top}deploy/kustomize/{name}")).collect();
+        let text: Vec<_> = workloads.iter().map(Value::to_string).collect();
+        fs::write(directory.path().join("workloads.yaml"), text.join("\n---\n")).unwrap();
+        let text = format!("resources: [workloads.yaml]\ncomponents: [{}]\n{more}", components.join(", "));
+        fs::write(directory.path().join("kustomization.yaml"), text).unwrap();
+        Self(directory)
+    }
+
+    /// What is rendered, valid for these versions of Kubernetes; without one, for all.
+    #[track_caller]
+    fn objects(&self, version: Option<&str>) -> Vec<Value> {
+        let text = rendered(self.0.path());
+        let file = self.0.path().join("rendered.yaml");
+        fs::write(&file, &text).unwrap();
+        assert_valid(version, &[file]);
+        documents(&[&text]).remove(0)
+    }
+}
+
+/// A workload as a user may have it, with the label.
+fn workload(kind: &str, pod: &Value) -> Value {
+    let labels = json!({"app": "shop"});
+    let mut spec = json!({"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}});
+    if kind == "StatefulSet" {
+        spec["serviceName"] = json!("shop");
+    }
+    json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "shop", "labels": {"pitstop": "enabled"}}, "spec": spec})
+}
+
+fn find<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    objects.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+fn names(values: &Value) -> Vec<&str> {
+    list(values).iter().map(|value| value["name"].as_str().unwrap()).collect()
+}
+
+const OWN_MOUNT: &str = r#"{"mountPath": "/maintenance", "name": "maintenance"}"#;
+
+#[test]
+fn each_kind_of_workload_gets_the_sidecar() {
+    let bare = json!({"containers": [{"name": "app", "image": "shop"}]});
+    let full = json!({
+        "initContainers": [{"name": "migrate", "image": "shop"}],
+        "containers": [
+            {"name": "app", "image": "shop", "volumeMounts": [{"name": "data", "mountPath": "/data"}]},
+            {"name": "cache", "image": "cache"},
+        ],
+        "volumes": [{"name": "data", "emptyDir": {}}],
+    });
+    let own: Value = serde_json::from_str(OWN_MOUNT).unwrap();
+    for kind in ["Deployment", "StatefulSet", "DaemonSet"] {
+        for pod in [&bare, &full] {
+            let objects = Overlay::new(&[workload(kind, pod)], &["sidecar"], "").objects(None);
+            assert_eq!(objects.len(), 3, "the workload, the switch, the maintenance Service");
+            let template = &find(&objects, kind)["spec"]["template"];
+            assert_eq!(template["metadata"]["labels"], json!({"app": "shop", "pitstop": "enabled"}));
+            let spec = &template["spec"];
+            assert_eq!(spec["initContainers"], pod["initContainers"]);
+            // The application stays the first; what it had, it has.
+            let before = list(&pod["containers"]);
+            assert_eq!(names(&spec["containers"]), [names(&pod["containers"]), vec!["pitstop"]].concat());
+            let mounts = [list(&before[0]["volumeMounts"]), &[own.clone()]].concat();
+            assert_eq!(spec["containers"][0]["volumeMounts"], json!(mounts), "{kind}");
+            assert_eq!(&list(&spec["containers"])[1..before.len()], &before[1..]);
+            let mut volumes = names(&spec["volumes"]);
+            volumes.sort_unstable();
+            assert_eq!(volumes, [names(&pod["volumes"]), vec!["maintenance", "maintenance-fleet"]].concat());
+        }
+    }
+}
+
+#[test]
+fn what_is_not_labelled_is_left_alone() {
+    let pod = json!({"containers": [{"name": "app", "image": "shop"}]});
+    let mut other = workload("Deployment", &pod);
+    other["metadata"] = json!({"name": "other"});
+    let objects = Overlay::new(&[workload("StatefulSet", &pod), other.clone()], &["sidecar"], "").objects(None);
+    assert_eq!(find(&objects, "Deployment"), &other);
+}
+
+#[test]
+fn a_native_sidecar_is_the_same_in_another_place() {
+    let shop = [workload("Deployment", &json!({"containers": [{"name": "app", "image": "shop"}], "initContainers": [{"name": "migrate", "image": "shop"}]}))];
+    let ordinary = Overlay::new(&shop, &["sidecar"], "").objects(None);
+    let ordinary = &find(&ordinary, "Deployment")["spec"]["template"]["spec"];
+    let native = Overlay::new(&shop, &["native-sidecar"], "").objects(Some("1.29"));
+    let native = &find(&native, "Deployment")["spec"]["template"]["spec"];
+    assert_eq!(names(&native["containers"]), ["app"]);
+    assert_eq!(names(&native["initContainers"]), ["pitstop", "migrate"], "before what else may touch the data");
+    let mut sidecar = native["initContainers"][0].clone();
+    assert_eq!(sidecar.as_object_mut().unwrap().remove("restartPolicy"), Some(json!("Always")));
+    assert_eq!(sidecar, ordinary["containers"][1]);
+    assert_eq!((&native["containers"][0], &native["volumes"]), (&ordinary["containers"][0], &ordinary["volumes"]));
+}
+
+#[test]
+fn a_volume_can_be_shared() {
+    let shop = [workload("Deployment", &json!({"containers": [{"name": "app", "image": "shop"}]}))];
+    let objects = Overlay::new(&shop, &["sidecar", "shared-volume"], "namePrefix: shop-\n").objects(None);
+    let spec = &find(&objects, "Deployment")["spec"]["template"]["spec"];
+    let claim = json!({"name": "maintenance", "persistentVolumeClaim": {"claimName": "shop-maintenance"}});
+    assert!(list(&spec["volumes"]).contains(&claim), "{spec}");
+    assert_eq!(find(&objects, "PersistentVolumeClaim")["metadata"]["name"], "shop-maintenance");
+}
+
+#[test]
+fn two_applications_have_a_switch_and_a_service_each() {
+    let pod = json!({"containers": [{"name": "app", "image": "shop"}]});
+    for name in ["shop", "cart"] {
+        let more = format!("namePrefix: {name}-\nlabels: [{{pairs: {{app: {name}}}, includeSelectors: true}}]\n");
+        let objects = Overlay::new(&[workload("Deployment", &pod)], &["sidecar"], &more).objects(None);
+        let service = find(&objects, "Service");
+        assert_eq!(service["metadata"]["name"], format!("{name}-maintenance"));
+        assert_eq!(service["spec"]["selector"], json!({"pitstop": "enabled", "app": name}));
+        assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
+        let spec = &find(&objects, "Deployment")["spec"]["template"]["spec"];
+        let fleet = json!({"name": "maintenance-fleet", "configMap": {"name": format!("{name}-maintenance"), "optional": true}});
+        assert!(list(&spec["volumes"]).contains(&fleet));
+        assert_eq!(find(&objects, "ConfigMap")["metadata"]["name"], format!("{name}-maintenance"));
+        assert_eq!(find(&objects, "ConfigMap")["data"], Value::Null, "no key: applying it switches nothing");
+    }
+}
+
+#[test]
+fn the_examples_are_what_is_committed() {
+    for (directory, committed) in [("deploy/kustomize/example", "deploy/rendered/shop.yaml"), ("deploy/cronjob", "deploy/rendered/cronjob.yaml")] {
+        let text = format!("# What `kubectl kustomize {directory}` prints.\n{}", rendered(&root().join(directory)));
+        let committed = root().join(committed);
+        if std::env::var_os("PITSTOP_UPDATE_KUSTOMIZE").is_some() {
+            fs::write(&committed, &text).unwrap();
+        }
+        let before = fs::read_to_string(&committed).unwrap_or_default();
+        assert!(before == text, "{} is out of date: see the top of this file", committed.display());
+        assert_valid(None, &[committed]);
+        for object in documents(&[&text]).remove(0) {
+            for pod in ["/spec/template/spec", "/spec/jobTemplate/spec/template/spec"] {
+                if let Some(pod) = object.pointer(pod) {
+                    assert_eq!(violations(pod), Vec::<String>::new(), "{directory}");
+                }
+            }
+        }
+    }
+}
