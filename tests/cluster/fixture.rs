@@ -218,7 +218,7 @@ impl Namespace {
     }
 
     /// Starts a pod that tries the shop's Service again and again, and where it is refused or not answered, the
-    /// maintenance Service, as an ingress would.
+    /// maintenance Service, as an ingress would: four attempts at a time.
     #[track_caller]
     pub fn client(&self) -> Client<'_> {
         let address = |service: &str| {
@@ -227,9 +227,9 @@ impl Namespace {
         };
         // `curl` fails where it gets no complete answer. Addresses, since not every test cluster has DNS.
         let script = format!(
-            "ask() {{ status=$(curl -s -m 5 -o /tmp/body -w '%{{http_code}}' http://$1/) && echo $status $(cat /tmp/body); }}\n\
-             trap 'exit 0' TERM\n\
-             while :; do ask {} || ask {} || echo no answer; sleep 0.05; done",
+            "ask() {{ status=$(curl -s -m 5 -o /tmp/$2 -w '%{{http_code}}' http://$1/) && echo $status $(cat /tmp/$2); }}\n\
+             again() {{ while :; do ask {} $1 || ask {} $1 || echo no answer; sleep 0.1; done; }}\n\
+             trap 'exit 0' TERM; again 1 & again 2 & again 3 & again 4 & wait",
             address("shop-web"),
             address("shop-maintenance")
         );
@@ -257,7 +257,9 @@ impl Namespace {
 
     /// Follows the pods of the shop from now on.
     pub fn watch(&self) -> Watch {
-        let format = "--output=jsonpath={.metadata.name} {.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}";
+        let format = "--output=jsonpath={.metadata.name} \
+                      ready={.status.conditions[?(@.type==\"Ready\")].status} \
+                      exits={.status.containerStatuses[*].state.terminated.exitCode}{\"\\n\"}";
         let mut command = self.command();
         command.args(["get", "pods", "--watch", "--selector=pitstop=enabled", format]).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -298,14 +300,23 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Whether this pod has been ready, if only for a moment.
-    pub fn has_been_ready(&self, pod: &str) -> bool {
-        self.seen.lock().unwrap().iter().any(|line| *line == format!("{pod} True"))
-    }
-
     /// Whether this pod has been seen at all.
     pub fn knows(&self, pod: &str) -> bool {
-        self.seen.lock().unwrap().iter().any(|line| line.starts_with(pod))
+        self.has_been(pod, "")
+    }
+
+    /// Whether this pod has been ready, if only for a moment.
+    pub fn has_been_ready(&self, pod: &str) -> bool {
+        self.has_been(pod, "ready=True")
+    }
+
+    /// Whether both containers of this pod have ended, and neither by being killed.
+    pub fn has_ended_well(&self, pod: &str) -> bool {
+        self.has_been(pod, "exits=0 0")
+    }
+
+    fn has_been(&self, pod: &str, state: &str) -> bool {
+        self.seen.lock().unwrap().iter().any(|line| line.starts_with(&format!("{pod} ")) && line.contains(state))
     }
 }
 
