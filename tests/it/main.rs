@@ -15,6 +15,7 @@ mod kernel;
 mod listeners;
 mod logs;
 mod maintenance_mode;
+mod manifests;
 mod metrics;
 mod mount;
 mod permit_model;
