@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod alerts;
+mod chart_values;
+mod charts;
 mod commands;
 mod costs;
 mod fietsboek;

@@ -4,7 +4,7 @@
 //! Needs target/test-venv and target/node-tools, which tests/run makes.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -26,6 +26,19 @@ fn fed(command: &mut Command, input: &str) -> Printed {
     child.wait_with_output().unwrap().into()
 }
 
+/// The YAML documents in each of some texts.
+#[track_caller]
+pub fn documents(texts: &[&str]) -> Vec<Vec<Value>> {
+    const READ: &str = "import json, sys, yaml\n\
+                        read = lambda text: [each for each in yaml.load_all(text, yaml.CSafeLoader) if each]\n\
+                        print(json.dumps([read(text) for text in json.load(sys.stdin)]))";
+    let python = root().join("target/test-venv/bin/python");
+    assert!(python.exists(), "target/test-venv is missing: run tests/run");
+    let printed = fed(Command::new(python).args(["-c", READ]), &serde_json::to_string(texts).unwrap());
+    assert_eq!(printed.code, Some(0), "{}", printed.stderr);
+    serde_json::from_str(&printed.stdout).unwrap()
+}
+
 /// `tests/validate-manifests`
 fn validate(arguments: &[&str], input: &str) -> Printed {
     fed(Command::new(root().join("tests/validate-manifests")).args(arguments), input)
@@ -34,6 +47,15 @@ fn validate(arguments: &[&str], input: &str) -> Printed {
 /// The versions of Kubernetes that there are schemas of, such as 1.25.
 pub fn versions() -> Vec<String> {
     validate(&["--versions"], "").stdout.lines().map(str::to_owned).collect()
+}
+
+/// Fails the test unless these files are valid for a version of Kubernetes; without one, for all.
+#[track_caller]
+pub fn assert_valid(version: Option<&str>, files: &[PathBuf]) {
+    let mut arguments: Vec<&str> = version.iter().flat_map(|version| ["--kubernetes", version]).collect();
+    arguments.extend(files.iter().map(|file| file.to_str().unwrap()));
+    let printed = validate(&arguments, "");
+    assert_eq!(printed, Printed { code: Some(0), stdout: String::new(), stderr: String::new() });
 }
 
 /// A list in a manifest; none where there is no such field.
