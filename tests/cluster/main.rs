@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "one crate: what its modules share is public to them")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod charts;
 mod fixture;
 mod fleet;
 mod jobs;
