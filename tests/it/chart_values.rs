@@ -1,6 +1,6 @@
 //! The values of the Helm charts: wrong ones are refused, and there is none without a word on it.
 //!
-//! The lists of values in the charts' READMEs are committed; `PITSTOP_UPDATE_CHARTS=1 cargo test --test it chart` makes
+//! The lists of values in the charts' READMEs are committed; `PITSTOP_UPDATE_RENDERED=1 cargo test --test it chart` makes
 //! them anew.
 
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! The Helm charts: what they render, for each version of Kubernetes.
 //!
 //! The table of values is charts/pitstop/ci. Rendered examples and the library's copy of the alerts are committed;
-//! `PITSTOP_UPDATE_CHARTS=1 cargo test --test it chart` makes them anew.
+//! `PITSTOP_UPDATE_RENDERED=1 cargo test --test it chart` makes them anew.
 //!
 //! Needs Helm, in PATH or in target/tools, where tests/run puts it.
 
@@ -623,11 +623,11 @@ fn the_charts_are_of_the_programs_version() {
 /// Compares a committed file with what it should be, or puts that there if asked to.
 #[track_caller]
 pub fn assert_committed(path: &Path, wanted: &str) {
-    if std::env::var_os("PITSTOP_UPDATE_CHARTS").is_some() {
+    if std::env::var_os("PITSTOP_UPDATE_RENDERED").is_some() {
         fs::write(path, wanted).unwrap();
     }
     let committed = fs::read_to_string(path).unwrap_or_default();
-    let again = "PITSTOP_UPDATE_CHARTS=1 cargo test --test it chart";
+    let again = "PITSTOP_UPDATE_RENDERED=1 cargo test --test it chart";
     assert!(committed == wanted, "{} is not what it should be; to make it anew: {again}", path.display());
 }
 

@@ -1,6 +1,6 @@
 //! The kustomize components: what they make of the workloads that a user already has.
 //!
-//! Rendered examples are committed; `PITSTOP_UPDATE_KUSTOMIZE=1 cargo test --test it kustomize::` makes them anew.
+//! Rendered examples are committed; `PITSTOP_UPDATE_RENDERED=1 cargo test --test it kustomize::` makes them anew.
 //!
 //! Needs kubectl.
 
@@ -160,7 +160,7 @@ fn the_examples_are_what_is_committed() {
     for (directory, committed) in [("deploy/kustomize/example", "deploy/rendered/shop.yaml"), ("deploy/cronjob", "deploy/rendered/cronjob.yaml")] {
         let text = format!("# What `kubectl kustomize {directory}` prints.\n{}", rendered(&root().join(directory)));
         let committed = root().join(committed);
-        if std::env::var_os("PITSTOP_UPDATE_KUSTOMIZE").is_some() {
+        if std::env::var_os("PITSTOP_UPDATE_RENDERED").is_some() {
             fs::write(&committed, &text).unwrap();
         }
         let before = fs::read_to_string(&committed).unwrap_or_default();
