@@ -24,6 +24,7 @@ mod metrics;
 mod mount;
 mod permit_model;
 mod permits;
+mod plugin;
 mod probes;
 mod prometheus;
 mod refusals;
