@@ -8,6 +8,7 @@ mod charts;
 mod fixture;
 mod fleet;
 mod jobs;
+mod plugin;
 mod rollout;
 mod scraping;
 mod switching;
