@@ -14,7 +14,8 @@ const AT_MOST: u64 = 3_500_000;
 
 /// A file in an archive.
 fn extracted(archive: &std::path::Path, file: &str) -> Vec<u8> {
-    let output = program("tar").arg("--extract").arg("--to-stdout").arg("--file").arg(archive).arg(file).output().unwrap();
+    let output =
+        program("tar").arg("--extract").arg("--to-stdout").arg("--file").arg(archive).arg(file).output().unwrap();
     assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
@@ -47,7 +48,8 @@ fn it_is_the_program_and_nothing_else() {
     for layer in manifest[0]["Layers"].as_array().unwrap() {
         let path = directory.path().join("layer.tar");
         std::fs::write(&path, extracted(&archive, layer.as_str().unwrap())).unwrap();
-        let listing = program("tar").args(["--list", "--verbose", "--numeric-owner", "--file"]).arg(&path).output().unwrap();
+        let listing =
+            program("tar").args(["--list", "--verbose", "--numeric-owner", "--file"]).arg(&path).output().unwrap();
         let listing = String::from_utf8(listing.stdout).unwrap();
         // The mode, the owner, and the name.
         files.extend(listing.lines().map(|line| {

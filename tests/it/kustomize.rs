@@ -5,7 +5,7 @@
 //! Needs kubectl.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -53,7 +53,8 @@ impl Overlay {
 /// A workload as a user may have it, with the label.
 fn workload(kind: &str, pod: &Value) -> Value {
     let labels = json!({"app": "shop"});
-    let mut spec = json!({"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}});
+    let mut spec =
+        json!({"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}});
     if kind == "StatefulSet" {
         spec["serviceName"] = json!("shop");
     }
@@ -114,7 +115,10 @@ fn what_is_not_labelled_is_left_alone() {
 
 #[test]
 fn a_native_sidecar_is_the_same_in_another_place() {
-    let shop = [workload("Deployment", &json!({"containers": [{"name": "app", "image": "shop"}], "initContainers": [{"name": "migrate", "image": "shop"}]}))];
+    let shop = [workload(
+        "Deployment",
+        &json!({"containers": [{"name": "app", "image": "shop"}], "initContainers": [{"name": "migrate", "image": "shop"}]}),
+    )];
     let ordinary = Overlay::new(&shop, &["sidecar"], "").objects(None);
     let ordinary = &find(&ordinary, "Deployment")["spec"]["template"]["spec"];
     let native = Overlay::new(&shop, &["native-sidecar"], "").objects(Some("1.29"));
@@ -157,7 +161,9 @@ fn two_applications_have_a_switch_and_a_service_each() {
 
 #[test]
 fn the_examples_are_what_is_committed() {
-    for (directory, committed) in [("deploy/kustomize/example", "deploy/rendered/shop.yaml"), ("deploy/cronjob", "deploy/rendered/cronjob.yaml")] {
+    for (directory, committed) in
+        [("deploy/kustomize/example", "deploy/rendered/shop.yaml"), ("deploy/cronjob", "deploy/rendered/cronjob.yaml")]
+    {
         let text = format!("# What `kubectl kustomize {directory}` prints.\n{}", rendered(&root().join(directory)));
         let committed = root().join(committed);
         if std::env::var_os("PITSTOP_UPDATE_RENDERED").is_some() {
@@ -173,5 +179,18 @@ fn the_examples_are_what_is_committed() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn what_is_applied_as_it_is_is_valid() {
+    for directory in ["deploy/rbac", "deploy/monitoring"] {
+        let manifests = fs::read_dir(root().join(directory)).unwrap().map(|entry| entry.unwrap().path());
+        // Beside them are configurations of other programs.
+        let is_manifest = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains("\napiVersion: "));
+        let manifests: Vec<_> =
+            manifests.filter(|path| path.extension().is_some_and(|end| end == "yaml")).filter(is_manifest).collect();
+        assert!(!manifests.is_empty(), "{directory}");
+        assert_valid(None, &manifests);
     }
 }
