@@ -94,7 +94,7 @@ fn each_kind_of_workload_gets_the_sidecar() {
             // The application stays the first; what it had, it has.
             let before = list(&pod["containers"]);
             assert_eq!(names(&spec["containers"]), [names(&pod["containers"]), vec!["pitstop"]].concat());
-            let mounts = [list(&before[0]["volumeMounts"]), &[own.clone()]].concat();
+            let mounts = [list(&before[0]["volumeMounts"]), std::slice::from_ref(&own)].concat();
             assert_eq!(spec["containers"][0]["volumeMounts"], json!(mounts), "{kind}");
             assert_eq!(&list(&spec["containers"])[1..before.len()], &before[1..]);
             let mut volumes = names(&spec["volumes"]);
