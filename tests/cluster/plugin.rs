@@ -194,6 +194,9 @@ fn the_plugin_switches_a_fleet() {
     eventually("its own reason shows", || namespace.state(&pods[0])["reason"] == "Own");
     let status = namespace.pit_done(&["status", SHOP]);
     assert_eq!(status.row(&pods[0])[4], "Own", "on is on");
+    // The others are off before, however slow the cluster is.
+    namespace.pit(&["off", SHOP]);
+    eventually("the others are back", || namespace.endpoints("shop-web").len() == 2);
     let off = namespace.pit(&["off", SHOP, "--wait=5"]);
     assert_eq!(off.code, Some(1));
     let own = format!("{SHOP}: pod {} is on by a file of its own, /maintenance/MAINTENANCE\n", pods[0]);
@@ -244,6 +247,8 @@ fn a_pod_that_starts_meanwhile_counts_and_one_that_lacks_is_named() {
     namespace.stand_in("late", ANSWERS, off);
     let late = namespace.stand_in_runs("late");
 
+    // The shop is on before, so that only the other one lacks, however slow the cluster is.
+    namespace.pit_done(&["on", SHOP, "Updating", "--wait"]);
     let begin = Instant::now();
     let printed = namespace.pit(&["on", SHOP, "deploy/late", "Updating", "--wait=6"]);
     assert_eq!((printed.code, printed.stdout.as_str()), (Some(1), ""), "{printed:?}");
