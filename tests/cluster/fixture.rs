@@ -272,6 +272,7 @@ impl Namespace {
 }
 
 impl Drop for Namespace {
+    #[allow(clippy::print_stderr, reason = "it is for who reads why the test has failed")]
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("{}", String::from_utf8_lossy(&self.try_kubectl(&["get", "pods,endpointslices"]).stdout));

@@ -33,7 +33,7 @@ impl Server {
         for log in [output, error] {
             let lines = lines.clone();
             thread::spawn(move || {
-                BufReader::new(log).lines().map_while(Result::ok).for_each(|line| drop(lines.send(line)))
+                BufReader::new(log).lines().map_while(Result::ok).for_each(|line| _ = lines.send(line));
             });
         }
         drop(lines);
