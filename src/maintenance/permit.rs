@@ -51,6 +51,14 @@ pub enum LockError {
     },
 }
 
+impl LockError {
+    /// Whether there is no lock because nothing can be written there.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Unavailable { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
+}
+
 /// The answer to who wants to open.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry<P, S> {

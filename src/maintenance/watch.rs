@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use notify::{EventKindMask, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::file::{Directory, DirectoryId, LookError, MaintenanceFile};
 use super::one_line;
@@ -152,7 +152,12 @@ impl Lookout {
                 // Where there is no directory yet, there is nothing yet to protect.
                 let why = unavailable.to_string();
                 if directory.is_some() && self.no_lock.as_ref() != Some(&why) {
-                    warn!("{why}: `maintenance-mode --wait` will not wait for this process");
+                    // A ConfigMap, beside a file of the pod's own: who waits asks for the lock of that.
+                    if self.index > 0 && unavailable.is_read_only() {
+                        debug!("{why}");
+                    } else {
+                        warn!("{why}: `maintenance-mode --wait` will not wait for this process");
+                    }
                     self.no_lock = Some(why);
                 }
                 (Seen::Off, None)

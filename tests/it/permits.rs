@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::{TempDir, tempdir};
 
 use crate::filesystem::Volume;
-use crate::fixture::{Printed, Sidecar, eventually};
+use crate::fixture::{Printed, Sidecar, behind, eventually};
 use crate::running::{Running, done, failed, mounted, pitstop_in, run_in, user};
 
 /// Says that it has started, and ends when its standard input does.
@@ -190,6 +190,23 @@ fn a_read_only_directory_has_no_lock() {
     let on = "Maintenance mode is enabled\n".to_owned();
     assert_eq!(command(&["maintenance-mode", "--wait"]), (Some(1), on, unknown.to_owned()));
     assert_eq!(command(&["maintenance-mode", "--disable"]), (Some(1), String::new(), READ_ONLY_ERROR.to_owned()));
+}
+
+#[test]
+fn a_read_only_switch_beside_ones_own_is_no_reason_to_warn() {
+    let log = |files: [&str; 2]| {
+        let directory = Arc::new(with_subdirectory());
+        let mounts = "mount --bind m m; mount -o remount,bind,ro m; exec \"$@\"";
+        let sidecar = Sidecar::sharing(directory, |command| {
+            command.args(files.map(|file| format!("--file={file}")));
+            behind(&["unshare", "--mount", "sh", "-c", mounts, "sh"], command);
+        });
+        sidecar.log()
+    };
+    let warning = "WARN cannot lock m/.MAINTENANCE.lock: Read-only file system";
+    assert!(!log(["MAINTENANCE", "m/MAINTENANCE"]).contains("WARN"));
+    let first = log(["m/MAINTENANCE", "MAINTENANCE"]);
+    assert!(first.contains(warning), "{first}");
 }
 
 #[test]
