@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::fixture::{Printed, program};
-use crate::manifests::{assert_valid, documents, list, root, violations};
+use crate::manifests::{assert_valid, documents, list, root, versions, violations};
 
 /// What `kubectl kustomize` makes of a directory of the project.
 #[track_caller]
@@ -27,8 +27,10 @@ struct Overlay(TempDir);
 impl Overlay {
     /// Of the components named.
     fn new(workloads: &[Value], components: &[&str], more: &str) -> Self {
-        // In the project, since kustomize knows only relative paths.
-        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        // In the project, wherever cargo's target directory is, since kustomize knows only relative paths.
+        let target = root().join("target");
+        fs::create_dir_all(&target).unwrap();
+        let directory = TempDir::new_in(target).unwrap();
         let depth = directory.path().strip_prefix(root()).unwrap().components().count();
         let top = "../".repeat(depth);
         let components: Vec<_> = components.iter().map(|name| format!("{top}deploy/kustomize/{name}")).collect();
@@ -39,14 +41,29 @@ impl Overlay {
         Self(directory)
     }
 
-    /// What is rendered, valid for these versions of Kubernetes; without one, for all.
+    /// What is rendered, valid for these versions of Kubernetes.
     #[track_caller]
-    fn objects(&self, version: Option<&str>) -> Vec<Value> {
+    fn objects_for(&self, versions: &[&str]) -> Vec<Value> {
         let text = rendered(self.0.path());
         let file = self.0.path().join("rendered.yaml");
         fs::write(&file, &text).unwrap();
-        assert_valid(version, &[file]);
+        assert_valid(versions, &[file]);
         documents(&[&text]).remove(0)
+    }
+
+    /// What is rendered, valid for all versions.
+    #[track_caller]
+    fn objects(&self) -> Vec<Value> {
+        self.objects_for(&[])
+    }
+
+    /// What is rendered with a native sidecar, valid for all versions that know it.
+    #[track_caller]
+    fn native_objects(&self) -> Vec<Value> {
+        let versions = versions();
+        let native: Vec<_> = versions.iter().skip_while(|version| *version != "1.29").map(String::as_str).collect();
+        assert!(native.len() > 1, "{versions:?}");
+        self.objects_for(&native)
     }
 }
 
@@ -69,6 +86,8 @@ fn names(values: &Value) -> Vec<&str> {
     list(values).iter().map(|value| value["name"].as_str().unwrap()).collect()
 }
 
+const KINDS: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
+
 const OWN_MOUNT: &str = r#"{"mountPath": "/maintenance", "name": "maintenance"}"#;
 
 #[test]
@@ -83,9 +102,9 @@ fn each_kind_of_workload_gets_the_sidecar() {
         "volumes": [{"name": "data", "emptyDir": {}}],
     });
     let own: Value = serde_json::from_str(OWN_MOUNT).unwrap();
-    for kind in ["Deployment", "StatefulSet", "DaemonSet"] {
+    for kind in KINDS {
         for pod in [&bare, &full] {
-            let objects = Overlay::new(&[workload(kind, pod)], &["sidecar"], "").objects(None);
+            let objects = Overlay::new(&[workload(kind, pod)], &["sidecar"], "").objects();
             assert_eq!(objects.len(), 3, "the workload, the switch, the maintenance Service");
             let template = &find(&objects, kind)["spec"]["template"];
             assert_eq!(template["metadata"]["labels"], json!({"app": "shop", "pitstop": "enabled"}));
@@ -109,36 +128,44 @@ fn what_is_not_labelled_is_left_alone() {
     let pod = json!({"containers": [{"name": "app", "image": "shop"}]});
     let mut other = workload("Deployment", &pod);
     other["metadata"] = json!({"name": "other"});
-    let objects = Overlay::new(&[workload("StatefulSet", &pod), other.clone()], &["sidecar"], "").objects(None);
+    let objects = Overlay::new(&[workload("StatefulSet", &pod), other.clone()], &["sidecar"], "").objects();
     assert_eq!(find(&objects, "Deployment"), &other);
 }
 
 #[test]
 fn a_native_sidecar_is_the_same_in_another_place() {
-    let shop = [workload(
-        "Deployment",
-        &json!({"containers": [{"name": "app", "image": "shop"}], "initContainers": [{"name": "migrate", "image": "shop"}]}),
-    )];
-    let ordinary = Overlay::new(&shop, &["sidecar"], "").objects(None);
-    let ordinary = &find(&ordinary, "Deployment")["spec"]["template"]["spec"];
-    let native = Overlay::new(&shop, &["native-sidecar"], "").objects(Some("1.29"));
-    let native = &find(&native, "Deployment")["spec"]["template"]["spec"];
-    assert_eq!(names(&native["containers"]), ["app"]);
-    assert_eq!(names(&native["initContainers"]), ["pitstop", "migrate"], "before what else may touch the data");
-    let mut sidecar = native["initContainers"][0].clone();
-    assert_eq!(sidecar.as_object_mut().unwrap().remove("restartPolicy"), Some(json!("Always")));
-    assert_eq!(sidecar, ordinary["containers"][1]);
-    assert_eq!((&native["containers"][0], &native["volumes"]), (&ordinary["containers"][0], &ordinary["volumes"]));
+    let pod = json!({"containers": [{"name": "app", "image": "shop"}], "initContainers": [{"name": "migrate", "image": "shop"}]});
+    for kind in KINDS {
+        let shop = [workload(kind, &pod)];
+        let ordinary = Overlay::new(&shop, &["sidecar"], "").objects();
+        let ordinary = &find(&ordinary, kind)["spec"]["template"]["spec"];
+        let native = Overlay::new(&shop, &["native-sidecar"], "").native_objects();
+        let native = &find(&native, kind)["spec"]["template"]["spec"];
+        assert_eq!(names(&native["containers"]), ["app"]);
+        assert_eq!(names(&native["initContainers"]), ["pitstop", "migrate"], "before what else may touch the data");
+        let mut sidecar = native["initContainers"][0].clone();
+        assert_eq!(sidecar.as_object_mut().unwrap().remove("restartPolicy"), Some(json!("Always")));
+        assert_eq!(sidecar, ordinary["containers"][1]);
+        assert_eq!((&native["containers"][0], &native["volumes"]), (&ordinary["containers"][0], &ordinary["volumes"]));
+    }
 }
 
 #[test]
 fn a_volume_can_be_shared() {
-    let shop = [workload("Deployment", &json!({"containers": [{"name": "app", "image": "shop"}]}))];
-    let objects = Overlay::new(&shop, &["sidecar", "shared-volume"], "namePrefix: shop-\n").objects(None);
-    let spec = &find(&objects, "Deployment")["spec"]["template"]["spec"];
-    let claim = json!({"name": "maintenance", "persistentVolumeClaim": {"claimName": "shop-maintenance"}});
-    assert!(list(&spec["volumes"]).contains(&claim), "{spec}");
-    assert_eq!(find(&objects, "PersistentVolumeClaim")["metadata"]["name"], "shop-maintenance");
+    for kind in KINDS {
+        let shop = [workload(kind, &json!({"containers": [{"name": "app", "image": "shop"}]}))];
+        for sidecar in ["sidecar", "native-sidecar"] {
+            let overlay = Overlay::new(&shop, &[sidecar, "shared-volume"], "namePrefix: shop-\n");
+            let objects = if sidecar == "sidecar" { overlay.objects() } else { overlay.native_objects() };
+            let spec = &find(&objects, kind)["spec"]["template"]["spec"];
+            let claim = json!({"name": "maintenance", "persistentVolumeClaim": {"claimName": "shop-maintenance"}});
+            assert!(list(&spec["volumes"]).contains(&claim), "{spec}");
+            let mut volumes = names(&spec["volumes"]);
+            volumes.sort_unstable();
+            assert_eq!(volumes, ["maintenance", "maintenance-fleet"], "{kind}, {sidecar}");
+            assert_eq!(find(&objects, "PersistentVolumeClaim")["metadata"]["name"], "shop-maintenance");
+        }
+    }
 }
 
 #[test]
@@ -146,7 +173,7 @@ fn two_applications_have_a_switch_and_a_service_each() {
     let pod = json!({"containers": [{"name": "app", "image": "shop"}]});
     for name in ["shop", "cart"] {
         let more = format!("namePrefix: {name}-\nlabels: [{{pairs: {{app: {name}}}, includeSelectors: true}}]\n");
-        let objects = Overlay::new(&[workload("Deployment", &pod)], &["sidecar"], &more).objects(None);
+        let objects = Overlay::new(&[workload("Deployment", &pod)], &["sidecar"], &more).objects();
         let service = find(&objects, "Service");
         assert_eq!(service["metadata"]["name"], format!("{name}-maintenance"));
         assert_eq!(service["spec"]["selector"], json!({"pitstop": "enabled", "app": name}));
@@ -171,7 +198,7 @@ fn the_examples_are_what_is_committed() {
         }
         let before = fs::read_to_string(&committed).unwrap_or_default();
         assert!(before == text, "{} is out of date: see the top of this file", committed.display());
-        assert_valid(None, &[committed]);
+        assert_valid(&[], &[committed]);
         for object in documents(&[&text]).remove(0) {
             for pod in ["/spec/template/spec", "/spec/jobTemplate/spec/template/spec"] {
                 if let Some(pod) = object.pointer(pod) {
@@ -191,6 +218,26 @@ fn what_is_applied_as_it_is_is_valid() {
         let manifests: Vec<_> =
             manifests.filter(|path| path.extension().is_some_and(|end| end == "yaml")).filter(is_manifest).collect();
         assert!(!manifests.is_empty(), "{directory}");
-        assert_valid(None, &manifests);
+        assert_valid(&[], &manifests);
+    }
+}
+
+#[test]
+fn what_names_the_image_names_the_programs_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+    for file in ["kustomize/sidecar/container.yaml", "kustomize/native-sidecar/container.yaml", "cronjob/cronjob.yaml"]
+    {
+        let text = read(&format!("deploy/{file}"));
+        let images: Vec<_> = text.lines().filter_map(|line| line.trim().strip_prefix("image: pitstop")).collect();
+        assert_eq!(images, [format!(":{version}")], "{file}");
+    }
+    let text = read("deploy/Dockerfile");
+    let versions: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("ARG VERSION=")).collect();
+    assert_eq!(versions, [version]);
+    // What its comments say to run, too.
+    let tags = text.split("pitstop:").skip(1).filter_map(|rest| rest.split_whitespace().next());
+    for tag in tags {
+        assert_eq!(tag, version);
     }
 }

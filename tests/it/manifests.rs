@@ -49,10 +49,10 @@ pub fn versions() -> Vec<String> {
     validate(&["--versions"], "").stdout.lines().map(str::to_owned).collect()
 }
 
-/// Fails the test unless these files are valid for a version of Kubernetes; without one, for all.
+/// Fails the test unless these files are valid for these versions of Kubernetes; without one, for all.
 #[track_caller]
-pub fn assert_valid(version: Option<&str>, files: &[PathBuf]) {
-    let mut arguments: Vec<&str> = version.iter().flat_map(|version| ["--kubernetes", version]).collect();
+pub fn assert_valid(versions: &[&str], files: &[PathBuf]) {
+    let mut arguments: Vec<&str> = versions.iter().flat_map(|version| ["--kubernetes", version]).collect();
     arguments.extend(files.iter().map(|file| file.to_str().unwrap()));
     let printed = validate(&arguments, "");
     assert_eq!(printed, Printed { code: Some(0), stdout: String::new(), stderr: String::new() });
