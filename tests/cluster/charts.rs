@@ -1,15 +1,16 @@
 //! The Helm chart: a release is installed, tested, switched, upgraded and removed.
 //!
-//! Needs Helm, in PATH or in target/tools, where tests/kubernetes puts it.
+//! Needs Helm, in PATH or in target/tools, where tests/run and tests/kubernetes put it.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::fixture::{DEADLINE, Namespace, application_image, eventually, image, printed};
+use crate::fixture::{DEADLINE, Namespace, application_image, eventually, image, parts, printed};
 
 /// The release `shop` of the chart, which is copied, so that nothing is left in the clone.
 struct Release<'a> {
@@ -33,8 +34,8 @@ impl<'a> Release<'a> {
         let _ = fs::remove_dir_all(charts.path().join("pitstop/charts"));
         let application = application_image();
         let (pitstop, image) = (image(), |image: &str| {
-            let (repository, tag) = image.rsplit_once(':').unwrap();
-            json!({"repository": repository, "tag": tag})
+            let (repository, tag, digest) = parts(image);
+            json!({"repository": repository, "tag": tag, "digest": digest})
         });
         let values = json!({
             "app": {
@@ -51,8 +52,11 @@ impl<'a> Release<'a> {
 
     /// A Helm command about it, whatever comes of it.
     fn try_helm(&self, arguments: &[&str]) -> Output {
-        let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/helm");
-        let mut command = if installed.exists() { Command::new(installed) } else { Command::new("helm") };
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path).chain([tools]).map(|directory| directory.join("helm"));
+        let helm = found.into_iter().find(|helm| helm.is_file());
+        let mut command = Command::new(helm.expect("helm is missing: tests/kubernetes installs it"));
         for (name, value) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
         {
             command.env(name, self.charts.path().join(value));
@@ -67,12 +71,17 @@ impl<'a> Release<'a> {
         printed(&format!("helm {arguments:?}"), &self.try_helm(arguments))
     }
 
+    /// Brings it up to these values, and waits so long for its pods; whatever comes of it.
+    fn try_upgrade(&self, set: &str, timeout: Duration) -> Output {
+        let timeout = format!("--timeout={}s", timeout.as_secs());
+        let upgrade = ["upgrade", "--install", "shop", "pitstop", "--dependency-update", "--wait", &timeout];
+        self.try_helm(&[&upgrade[..], &["--values=values.json", "--set", set]].concat())
+    }
+
     /// Brings it up to these values.
     #[track_caller]
     fn upgrade(&self, set: &str) -> String {
-        let timeout = format!("--timeout={}s", DEADLINE.as_secs());
-        let upgrade = ["upgrade", "--install", "shop", "pitstop", "--dependency-update", "--wait", &timeout];
-        self.helm(&[&upgrade[..], &["--values=values.json", "--set", set]].concat())
+        printed(&format!("helm upgrade {set}"), &self.try_upgrade(set, DEADLINE))
     }
 
     /// Asks one of its Services from a pod: the status and the body.
@@ -102,20 +111,31 @@ fn a_release_from_install_to_uninstall() {
     eventually("the pod is back", || namespace.endpoints("shop-pitstop").len() == 1);
     eventually("requests are served", || release.ask("shop-pitstop") == "the shop 200");
 
-    // The fleet's switch, which is no part of the release: an upgrade leaves it alone, and waits for its end.
     release.upgrade("replicas=2,sidecar.logFormat=json,tests.timeoutSeconds=5");
     eventually("the Service lists the new pods", || {
         let pods = namespace.endpoints("shop-pitstop");
         pods.len() == 2 && !pods.contains(&pod)
     });
+    // The fleet's switch, which is no part of the release.
     namespace.kubectl(&["create", "configmap", "shop-pitstop-maintenance", "--from-literal=MAINTENANCE=Moving"]);
     namespace.kubectl(&["delete", "pods", "--selector=app.kubernetes.io/name=pitstop", "--wait=false"]);
     eventually("no pod is ready", || namespace.endpoints("shop-pitstop").is_empty());
     eventually("requests are refused", || release.ask("shop-pitstop-maintenance") == "Moving 503");
     let tested = release.try_helm(&["test", "shop"]);
     assert!(!tested.status.success(), "{tested:?}");
+    // An upgrade leaves it alone, and waits for its end.
+    let switch = || namespace.get(&["configmap", "shop-pitstop-maintenance"]);
+    let (before, values) = (switch(), "replicas=2,sidecar.logFormat=text,tests.timeoutSeconds=5");
+    let upgraded = release.try_upgrade(values, Duration::from_secs(15));
+    assert!(!upgraded.status.success(), "{upgraded:?}");
+    let said = String::from_utf8_lossy(&upgraded.stderr).into_owned();
+    assert!(said.contains("deadline exceeded") || said.contains("timed out"), "{said}");
+    assert_eq!(switch(), before);
+    assert!(namespace.endpoints("shop-pitstop").is_empty());
+    eventually("requests are still refused", || release.ask("shop-pitstop-maintenance") == "Moving 503");
     namespace.kubectl(&["delete", "configmap", "shop-pitstop-maintenance"]);
     namespace.kubectl(&["delete", "pods", "--selector=app.kubernetes.io/name=pitstop", "--wait=false"]);
+    release.upgrade(values);
     eventually("new pods are ready", || namespace.endpoints("shop-pitstop").len() == 2);
     release.helm(&["test", "shop"]);
 

@@ -1,7 +1,7 @@
 //! What all tests share: a namespace that is removed on drop, the example's shop in it, clients, and waiting for a
 //! condition.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -16,6 +16,17 @@ use tempfile::TempDir;
 /// Far longer than anything takes, on the slowest of clusters.
 pub const DEADLINE: Duration = Duration::from_secs(240);
 
+/// What the application answers, and what the sidecar does in the moment after maintenance, when its pod is not in the
+/// Service again.
+pub const SHOP: &str = "200 the shop";
+const NOT_BACK: &str = "503 Temporarily unavailable";
+
+/// How many attempts the client makes at a time, and how many of one kind show that nothing else is under way.
+const LOOPS: usize = 4;
+/// What it says of a try of the maintenance Service that was not answered: it tries again.
+const MISSED: &str = "missed";
+const IN_A_ROW: usize = 5;
+
 /// The image of pitstop, as the nodes know it.
 pub fn image() -> String {
     std::env::var("PITSTOP_IMAGE").unwrap_or_else(|_| "pitstop:0.1.0".to_owned())
@@ -24,6 +35,31 @@ pub fn image() -> String {
 /// The image of the application: nginx, a shell and curl.
 pub fn application_image() -> String {
     std::env::var("PITSTOP_TEST_APPLICATION_IMAGE").unwrap_or_else(|_| "pitstop-test-application:1".to_owned())
+}
+
+/// An image's name, its tag and its digest, of which one is empty: a digest wins.
+pub fn parts(image: &str) -> (&str, &str, &str) {
+    if let Some((tagged, digest)) = image.split_once('@') {
+        return (parts(tagged).0, "", digest);
+    }
+    // What is before a slash is a host's port.
+    let tagged = image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
+    let (name, tag) = tagged.unwrap_or((image, "latest"));
+    (name, tag, "")
+}
+
+#[test]
+fn an_image_has_a_tag_or_a_digest() {
+    for (image, expected) in [
+        ("pitstop", ("pitstop", "latest", "")),
+        ("pitstop:0.1.0", ("pitstop", "0.1.0", "")),
+        ("host:5000/name", ("host:5000/name", "latest", "")),
+        ("host:5000/name:1", ("host:5000/name", "1", "")),
+        ("host:5000/name@sha256:0a", ("host:5000/name", "", "sha256:0a")),
+        ("host:5000/name:1@sha256:0a", ("host:5000/name", "", "sha256:0a")),
+    ] {
+        assert_eq!(parts(image), expected, "{image}");
+    }
 }
 
 /// Waits until the condition holds, or fails the test naming it.
@@ -55,8 +91,10 @@ impl Namespace {
     /// An empty one.
     pub fn new(test: &str) -> Self {
         let name = format!("pitstop-test-{test}-{}", std::process::id());
-        // Below the manifests, since kustomize knows only relative paths; in target/, since git should not see it.
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        // Beside the manifests, wherever cargo's target directory is, since kustomize knows only relative paths; in target/,
+        // since git should not see it.
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+        fs::create_dir_all(&target).unwrap();
         let namespace = Self { name, overlays: TempDir::new_in(target).unwrap() };
         printed(
             "kubectl create",
@@ -123,8 +161,9 @@ impl Namespace {
             ("busybox", application_image()),
         ]
         .map(|(name, image)| {
-            let (new_name, tag) = image.rsplit_once(':').unwrap();
-            format!("  - {{name: {name}, newName: {new_name}, newTag: {tag:?}}}\n")
+            let (new_name, tag, digest) = parts(&image);
+            let which = if digest.is_empty() { format!("newTag: {tag:?}") } else { format!("digest: {digest:?}") };
+            format!("  - {{name: {name}, newName: {new_name:?}, {which}}}\n")
         });
         let text = format!("{}\nimages:\n{}", kustomization.replace("TOP/", &top), images.concat());
         fs::write(overlay.join("kustomization.yaml"), text).unwrap();
@@ -211,31 +250,77 @@ impl Namespace {
         self.kubectl(&all)
     }
 
-    /// What the sidecar of a pod says its state is.
+    /// What the sidecar of a pod says its state is, as soon as it says anything.
+    #[track_caller]
     pub fn state(&self, pod: &str) -> Value {
         let path = format!("/api/v1/namespaces/{}/pods/{pod}:9503/proxy/maintenance", self.name);
-        serde_json::from_str(&self.kubectl(&["get", "--raw", &path])).unwrap()
+        let mut state = None;
+        eventually(&format!("{pod} says its state"), || {
+            let asked = self.try_kubectl(&["get", "--raw", &path]);
+            state = asked.status.success().then(|| serde_json::from_slice(&asked.stdout).unwrap());
+            state.is_some()
+        });
+        state.unwrap()
+    }
+
+    /// In maintenance, deletes a pod and brings the shop to as many replicas. The new pods are refused by the sidecar alone,
+    /// and none has been ready, if only for a moment.
+    #[track_caller]
+    pub fn new_pods_stay_out(&self, replicas: usize, reason: &str) {
+        let (watch, before) = (self.watch(), self.pods());
+        self.kubectl(&["scale", "deployment/shop-web", &format!("--replicas={replicas}")]);
+        self.kubectl(&["delete", "pod", &before[0]]);
+        let mut new = Vec::new();
+        eventually("the new pods run", || {
+            new = self.pods();
+            new.retain(|pod| !before.contains(pod));
+            new.len() == replicas + 1 - before.len() && new.iter().all(|pod| self.is_running(pod))
+        });
+        for pod in &new {
+            eventually("the application is ready, and the sidecar is not", || self.is_kept_out(pod));
+            assert_eq!(self.state(pod)["reason"], reason, "{pod}");
+            assert!(watch.knows(pod) && !watch.has_been_ready(pod), "{pod} has been ready in maintenance");
+        }
+        eventually("the maintenance Service has just them", || {
+            self.endpoints("shop-maintenance") == self.pods().into_iter().collect()
+        });
+        assert!(self.endpoints("shop-web").is_empty());
+    }
+
+    /// Whether the kubelet has found a pod's application ready, and been refused by its sidecar.
+    fn is_kept_out(&self, pod: &str) -> bool {
+        let status = self.get(&["pod", pod]);
+        let statuses = status["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        let is = |name: &str, ready: bool| statuses.iter().any(|each| each["name"] == name && each["ready"] == ready);
+        let events = self.get(&["events", &format!("--field-selector=involvedObject.name={pod},reason=Unhealthy")]);
+        let mut events = events["items"].as_array().unwrap().iter().filter_map(|event| event["message"].as_str());
+        let refused = events.any(|said| said.starts_with("Readiness probe failed") && said.contains("statuscode: 503"));
+        refused && is("app", true) && is("pitstop", false)
     }
 
     /// Starts a pod that tries the shop's Service again and again, and where it is refused or not answered, the
-    /// maintenance Service, as an ingress would: four attempts at a time.
+    /// maintenance Service, as an ingress would: some attempts at a time.
     #[track_caller]
     pub fn client(&self) -> Client<'_> {
         let address = |service: &str| {
             let service = self.get(&["service", service]);
             service["spec"]["clusterIP"].as_str().unwrap().to_owned()
         };
-        // `curl` fails where it gets no complete answer. Addresses, since not every test cluster has DNS.
+        // `curl` fails where it gets no complete answer. An ingress knows the pods and goes to the next, a Service takes any:
+        // hence several tries. Addresses, since not every test cluster has DNS.
         let script = format!(
-            "ask() {{ status=$(curl -s -m 5 -o /tmp/$2 -w '%{{http_code}}' http://$1/) && echo $status $(cat /tmp/$2); }}\n\
-             again() {{ while :; do ask {} $1 || ask {} $1 || echo no answer; sleep 0.1; done; }}\n\
-             trap 'exit 0' TERM; again 1 & again 2 & again 3 & again 4 & wait",
+            "ask() {{ status=$(curl -s --connect-timeout 5 -m 30 -o /tmp/$1 -w '%{{http_code}}' http://$2/) && echo $1 $status $(cat /tmp/$1); }}\n\
+             attempt() {{ ask $1 {} && return; tries=0; while [ $tries != 20 ]; do ask $1 {} && return; echo $1 {MISSED}; \
+             sleep 0.1; tries=$((tries + 1)); done; echo $1 no answer; }}\n\
+             again() {{ while :; do attempt $1; sleep 0.1; done; }}\n\
+             trap 'exit 0' TERM; for loop in {loops}; do again $loop & done; wait",
             address("shop-web"),
-            address("shop-maintenance")
+            address("shop-maintenance"),
+            loops = (1..=LOOPS).map(|each| each.to_string()).collect::<Vec<_>>().join(" ")
         );
         self.run("client", &script);
         let client = Client { namespace: self };
-        eventually("the client has an answer", || !client.attempts().is_empty());
+        client.settles_on(&[SHOP], 0);
         client
     }
 
@@ -246,6 +331,7 @@ impl Namespace {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
             "spec": {
                 "terminationGracePeriodSeconds": 1,
+                "restartPolicy": "Never",
                 "containers": [{
                     "name": name, "image": application_image(), "imagePullPolicy": "IfNotPresent",
                     "command": ["sh", "-c", script],
@@ -256,18 +342,25 @@ impl Namespace {
     }
 
     /// Follows the pods of the shop from now on.
+    #[track_caller]
     pub fn watch(&self) -> Watch {
-        let format = "--output=jsonpath={.metadata.name} \
-                      ready={.status.conditions[?(@.type==\"Ready\")].status} \
-                      exits={.status.containerStatuses[*].state.terminated.exitCode}{\"\\n\"}";
+        let format = "--output=jsonpath={.type} {.object.metadata.name} \
+                      ready={.object.status.conditions[?(@.type==\"Ready\")].status} \
+                      deleted={.object.metadata.deletionTimestamp} \
+                      exits={.object.status.containerStatuses[*].state.terminated.exitCode}{\"\\n\"}";
         let mut command = self.command();
-        command.args(["get", "pods", "--watch", "--selector=pitstop=enabled", format]).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        command.args(["get", "pods", "--watch", "--output-watch-events", "--selector=pitstop=enabled", format]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let shared = seen.clone();
-        thread::spawn(move || lines.map_while(Result::ok).for_each(|line| shared.lock().unwrap().push(line)));
-        Watch { child, seen }
+        thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| shared.lock().unwrap().push((Instant::now(), line)));
+        });
+        let watch = Watch { child, seen };
+        let pods = self.pods();
+        eventually("it follows them", || pods.iter().all(|pod| watch.knows(pod)));
+        watch
     }
 }
 
@@ -287,37 +380,132 @@ pub struct Client<'a> {
 }
 
 impl Client<'_> {
+    /// How each attempt ended: the loop that made it, and the status and the body of the answer.
+    #[track_caller]
+    fn log(&self) -> Vec<(String, String)> {
+        let mut log = String::new();
+        eventually("the client's log can be read", || {
+            let read = self.namespace.try_kubectl(&["logs", "client"]);
+            log = String::from_utf8(read.stdout).unwrap();
+            read.status.success()
+        });
+        let lines = log.lines().filter_map(|line| line.split_once(' '));
+        lines.map(|(each, answer)| (each.to_owned(), answer.to_owned())).collect()
+    }
+
     /// How each attempt ended: the status and the body of the answer.
+    #[track_caller]
     pub fn attempts(&self) -> Vec<String> {
-        let log = self.namespace.try_kubectl(&["logs", "client"]);
-        String::from_utf8_lossy(&log.stdout).lines().map(str::to_owned).collect()
+        self.log().into_iter().map(|(_, answer)| answer).collect()
+    }
+
+    /// Waits until each loop has had only these answers several times in a row, after so many attempts of all. Gives how
+    /// many those are then: what follows has begun with this the state of things, in whichever loop.
+    #[track_caller]
+    fn settles_on(&self, answers: &[&str], from: usize) -> usize {
+        let mut count = 0;
+        eventually(&format!("the client has {answers:?}"), || {
+            let log = self.log();
+            count = log.len();
+            let mut rows = BTreeMap::<_, usize>::new();
+            for (each, answer) in &log[from..] {
+                let row = rows.entry(each).or_default();
+                *row = if answers.contains(&answer.as_str()) { *row + 1 } else { 0 };
+            }
+            rows.len() == LOOPS && rows.values().all(|row| *row >= IN_A_ROW)
+        });
+        count
+    }
+
+    /// Fails the test if one of some attempts ended in anything else.
+    #[track_caller]
+    fn assert_only(&self, attempts: std::ops::Range<usize>, answers: &[&[&str]], when: &str) {
+        let seen: BTreeSet<_> = self.attempts()[attempts].iter().cloned().collect();
+        let known = answers.concat();
+        assert!(seen.iter().all(|answer| known.contains(&answer.as_str())), "{when}: {seen:?}");
+    }
+
+    /// Takes all of the shop into maintenance and out of it again: the pods leave the Service and come back, none is
+    /// restarted, and each of the client's attempts ends in the application's answer or in one of these refusals. Gives
+    /// how long it took until the Service was empty, from before `on`.
+    #[track_caller]
+    pub fn sees_maintenance(
+        &self,
+        refusals: &[&str],
+        on: impl FnOnce(),
+        during: impl FnOnce(),
+        off: impl FnOnce(),
+    ) -> Duration {
+        let (namespace, open) = (self.namespace, self.settles_on(&[SHOP], self.attempts().len()));
+        let begin = Instant::now();
+        on();
+        eventually("all have left", || namespace.endpoints("shop-web").is_empty());
+        let took = begin.elapsed();
+        let refused = self.settles_on(refusals, open);
+        // One after the other, so some still serve: but who is refused is told why.
+        self.assert_only(open..refused, &[&[SHOP], refusals], "on its way into maintenance");
+
+        during();
+        // A pod that starts or ends is in the maintenance Service, and does not answer.
+        let changed = self.attempts().len();
+        let closed = self.settles_on(refusals, changed);
+        self.assert_only(refused..closed, &[refusals, &[MISSED]], "in maintenance");
+        let still = self.settles_on(refusals, closed);
+        self.assert_only(closed..still, &[refusals], "in maintenance");
+        assert!(namespace.endpoints("shop-web").is_empty());
+
+        off();
+        let all = namespace.pods().len();
+        eventually("all are back", || namespace.endpoints("shop-web").len() == all);
+        let back = self.settles_on(&[SHOP], still);
+        self.assert_only(still..back, &[&[SHOP, NOT_BACK], refusals], "on its way out of maintenance");
+        assert_eq!(namespace.restarts(), 0);
+        took
+    }
+}
+
+impl Drop for Client<'_> {
+    fn drop(&mut self) {
+        let _ = self.namespace.try_kubectl(&["delete", "pod", "client", "--wait=false"]);
     }
 }
 
 /// The pods of the shop, followed from the start of this on.
 pub struct Watch {
     child: Child,
-    seen: Arc<Mutex<Vec<String>>>,
+    seen: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
 impl Watch {
     /// Whether this pod has been seen at all.
     pub fn knows(&self, pod: &str) -> bool {
-        self.has_been(pod, "")
+        !self.lines(pod).is_empty()
     }
 
     /// Whether this pod has been ready, if only for a moment.
     pub fn has_been_ready(&self, pod: &str) -> bool {
-        self.has_been(pod, "ready=True")
+        self.lines(pod).iter().any(|(_, line)| line.contains(" ready=True "))
     }
 
-    /// Whether both containers of this pod have ended, and neither by being killed.
-    pub fn has_ended_well(&self, pod: &str) -> bool {
-        self.has_been(pod, "exits=0 0")
+    /// How long after its deletion began this pod was gone.
+    pub fn gone_after(&self, pod: &str) -> Option<Duration> {
+        let lines = self.lines(pod);
+        let gone = lines.iter().find(|(_, line)| line.starts_with("DELETED "))?.0;
+        let deleted = lines.iter().find(|(_, line)| !line.contains(" deleted= "))?.0;
+        Some(gone - deleted)
     }
 
-    fn has_been(&self, pod: &str, state: &str) -> bool {
-        self.seen.lock().unwrap().iter().any(|line| line.starts_with(&format!("{pod} ")) && line.contains(state))
+    /// The exit codes of this pod's containers that have been seen. A pod can be gone before they are.
+    pub fn exit_codes(&self, pod: &str) -> BTreeSet<String> {
+        let lines = self.lines(pod);
+        let codes = lines.iter().filter_map(|(_, line)| line.split_once(" exits="));
+        codes.flat_map(|(_, codes)| codes.split_whitespace().map(str::to_owned)).collect()
+    }
+
+    /// What has been seen of this pod, and when.
+    fn lines(&self, pod: &str) -> Vec<(Instant, String)> {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().filter(|(_, line)| line.split(' ').nth(1) == Some(pod)).cloned().collect()
     }
 }
 
@@ -344,8 +532,10 @@ impl<'a> SharedVolume<'a> {
         let nodes = namespace.get(&["nodes"]);
         let node = nodes["items"].as_array().unwrap().iter().find(|node| node["spec"]["taints"].is_null()).unwrap();
         let volume = Self { namespace, node: Some(node["metadata"]["name"].as_str().unwrap().to_owned()) };
-        // Every container writes as a user of its own.
-        volume.on_the_node(&format!("mkdir -m 777 {}", volume.directory()));
+        // Root's, as volumes are, but for the group that the pods have by `fsGroup`. On a volume of another kind the
+        // kubelet would do that.
+        let directory = volume.directory();
+        volume.on_the_node(&format!("mkdir {directory} && busybox chown :65532 {directory} && chmod 2770 {directory}"));
         let host = &node["metadata"]["labels"]["kubernetes.io/hostname"];
         let on_the_node =
             json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]});
@@ -364,12 +554,15 @@ impl<'a> SharedVolume<'a> {
         volume
     }
 
-    /// What the claim says of its storage class, as a patch for a kustomization.
-    pub fn patch() -> String {
+    /// What a kustomization of the shop needs for it: the component, the claim's storage class, and the group that makes the
+    /// volume the sidecar's to write, whose user is not the application's.
+    pub fn kustomization() -> String {
         let class = std::env::var("PITSTOP_TEST_STORAGE_CLASS").unwrap_or_default();
+        let class = json!([{"op": "add", "path": "/spec/storageClassName", "value": class}]);
+        let group = json!([{"op": "add", "path": "/spec/template/spec/securityContext", "value": {"fsGroup": 65532}}]);
         format!(
-            "patches: [{{target: {{kind: PersistentVolumeClaim}}, patch: '[{{\"op\": \"add\", \"path\": \"/spec/storageClassName\", \
-             \"value\": \"{class}\"}}]'}}]\n"
+            "components: [TOP/deploy/kustomize/shared-volume]\n\
+             patches: [{{target: {{kind: PersistentVolumeClaim}}, patch: '{class}'}}, {{target: {{kind: Deployment}}, patch: '{group}'}}]\n"
         )
     }
 

@@ -35,57 +35,33 @@ impl Namespace {
 fn a_configmap_switches_all_and_keeps_new_pods_out() {
     let namespace = Namespace::new("configmap");
     namespace.shop(3);
-    let client = namespace.client();
-    namespace.switch_fleet(&format!("{REASON:?}"), true);
-    eventually("all have left", || namespace.endpoints("shop-web").is_empty());
-    eventually("the client is told why", || client.attempts().last().unwrap() == &format!("503 {REASON}"));
-
-    let watch = namespace.watch();
-    let before = namespace.pods();
-    namespace.kubectl(&["delete", "pod", &before[0]]);
-    namespace.kubectl(&["scale", "deployment/shop-web", "--replicas=4"]);
-    let mut new = Vec::new();
-    eventually("two new pods run", || {
-        new = namespace.pods();
-        new.retain(|pod| !before.contains(pod));
-        new.len() == 2 && new.iter().all(|pod| namespace.is_running(pod) && namespace.state(pod)["reason"] == REASON)
-    });
-    assert!(namespace.endpoints("shop-web").is_empty());
-
-    let still = client.attempts().len();
-    eventually("the client goes on", || client.attempts().len() >= still + 5);
-    assert!(client.attempts()[still..].iter().all(|answer| *answer == format!("503 {REASON}")));
-    for pod in &new {
-        assert!(watch.knows(pod) && !watch.has_been_ready(pod), "{pod} has been ready in maintenance");
-    }
-    namespace.switch_fleet("null", false);
-    eventually("all are back", || namespace.endpoints("shop-web").len() == 4);
-    assert_eq!(namespace.restarts(), 0);
+    let on = || namespace.switch_fleet(&format!("{REASON:?}"), true);
+    let off = || namespace.switch_fleet("null", false);
+    let during = || namespace.new_pods_stay_out(4, REASON);
+    namespace.client().sees_maintenance(&[&format!("503 {REASON}")], on, during, off);
+    assert_eq!(namespace.endpoints("shop-web").len(), 4);
 }
 
 #[test]
 fn a_shared_volume_switches_all_and_keeps_new_pods_out() {
     let namespace = Namespace::new("volume");
     let _volume = SharedVolume::new(&namespace);
-    namespace.shop_with(3, &format!("components: [TOP/deploy/kustomize/shared-volume]\n{}", SharedVolume::patch()));
+    namespace.shop_with(3, &SharedVolume::kustomization());
     let pods = namespace.pods();
-    let status = namespace.pitstop(&pods[0], &["maintenance-mode", REASON, "--wait"]);
-    assert_eq!(status, format!("Maintenance mode is enabled: {REASON}\n"));
-    // That is what --wait has promised: no condition to wait for.
-    for pod in &pods {
-        assert_eq!(namespace.state(pod)["reason"], REASON, "{pod}");
-    }
-    eventually("all have left", || namespace.endpoints("shop-web").is_empty());
-
-    let watch = namespace.watch();
-    namespace.kubectl(&["delete", "pod", &pods[0]]);
-    let mut new = String::new();
-    eventually("its successor runs", || {
-        new = namespace.pods().into_iter().find(|pod| !pods.contains(pod)).unwrap_or_default();
-        !new.is_empty() && namespace.is_running(&new) && namespace.state(&new)["reason"] == REASON
-    });
-    assert!(watch.knows(&new) && !watch.has_been_ready(&new));
-    assert!(namespace.endpoints("shop-web").is_empty());
-    namespace.pitstop(&new, &["maintenance-mode", "--disable"]);
-    eventually("all are back", || namespace.endpoints("shop-web").len() == 3);
+    let on = || {
+        let status = namespace.pitstop(&pods[0], &["maintenance-mode", REASON, "--wait"]);
+        assert_eq!(status, format!("Maintenance mode is enabled: {REASON}\n"));
+        // That is what --wait has promised: no condition to wait for.
+        for pod in &pods {
+            assert_eq!(namespace.state(pod)["reason"], REASON, "{pod}");
+        }
+    };
+    let during = || namespace.new_pods_stay_out(4, REASON);
+    let off = || {
+        // By one that has come meanwhile.
+        let new = namespace.pods().into_iter().find(|pod| !pods.contains(pod)).unwrap();
+        namespace.pitstop(&new, &["maintenance-mode", "--disable"]);
+    };
+    namespace.client().sees_maintenance(&[&format!("503 {REASON}")], on, during, off);
+    assert_eq!(namespace.endpoints("shop-web").len(), 4);
 }

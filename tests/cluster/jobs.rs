@@ -5,23 +5,26 @@ use serde_json::json;
 use crate::fixture::{Namespace, SharedVolume, eventually};
 
 impl Namespace {
-    /// The guarded CronJob, changed by a JSON patch. Servers before 1.21 know only its beta version.
+    /// The guarded CronJob, changed by a JSON patch, and in the volume's group. Servers before 1.21 know only its beta
+    /// version.
     fn cronjob(&self, patch: &str) {
         let beta = self.try_kubectl(&["get", "--raw", "/apis/batch/v1"]).stdout;
         let beta = !String::from_utf8_lossy(&beta).contains("\"cronjobs\"");
         let version = r#"{"op": "replace", "path": "/apiVersion", "value": "batch/v1beta1"}"#;
-        let patch = if beta { format!("{version}, {patch}") } else { patch.to_owned() };
+        let group = r#"{"op": "add", "path": "/spec/jobTemplate/spec/template/spec/securityContext", "value": {"fsGroup": 65532}}"#;
+        let patch = if beta { format!("{version}, {group}, {patch}") } else { format!("{group}, {patch}") };
         self.apply_kustomization(&format!(
             "resources: [TOP/deploy/cronjob]\npatches: [{{target: {{kind: CronJob}}, patch: '[{patch}]'}}]\n"
         ));
     }
 
-    /// What the jobs that have ended so far have printed, by the name of their pods.
+    /// What the jobs that have ended have printed, but for those that have been removed: only the last few are kept.
     fn reports(&self) -> Vec<String> {
         let pods = self.get(&["pods", "--selector=job-name"]);
         let pods = pods["items"].as_array().unwrap().iter().filter(|pod| pod["status"]["phase"] == "Succeeded");
         let names = pods.map(|pod| pod["metadata"]["name"].as_str().unwrap());
-        names.map(|name| self.kubectl(&["logs", name, "--container=report"])).collect()
+        let logs = names.map(|name| self.try_kubectl(&["logs", name, "--container=report"]));
+        logs.filter(|log| log.status.success()).map(|log| String::from_utf8(log.stdout).unwrap()).collect()
     }
 }
 
@@ -29,13 +32,16 @@ impl Namespace {
 fn a_scheduled_job_does_not_start_in_maintenance() {
     let namespace = Namespace::new("cronjob");
     let _volume = SharedVolume::new(&namespace);
-    namespace.shop_with(1, &format!("components: [TOP/deploy/kustomize/shared-volume]\n{}", SharedVolume::patch()));
+    namespace.shop_with(1, &SharedVolume::kustomization());
     let pod = &namespace.pods()[0];
     namespace.pitstop(pod, &["maintenance-mode", "Updating", "--wait"]);
 
     namespace.cronjob(r#"{"op": "replace", "path": "/spec/schedule", "value": "* * * * *"}"#);
-    eventually("it was skipped", || !namespace.reports().is_empty());
-    let reports = namespace.reports();
+    let mut reports = Vec::new();
+    eventually("it was skipped", || {
+        reports = namespace.reports();
+        !reports.is_empty()
+    });
     assert!(reports.iter().all(|report| !report.contains("reporting") && report.contains("Updating")), "{reports:?}");
 
     namespace.pitstop(pod, &["maintenance-mode", "--disable"]);
@@ -46,7 +52,7 @@ fn a_scheduled_job_does_not_start_in_maintenance() {
 fn maintenance_waits_for_a_job_that_runs() {
     let namespace = Namespace::new("job");
     let _volume = SharedVolume::new(&namespace);
-    namespace.shop_with(1, &format!("components: [TOP/deploy/kustomize/shared-volume]\n{}", SharedVolume::patch()));
+    namespace.shop_with(1, &SharedVolume::kustomization());
     let pod = &namespace.pods()[0];
     let arguments = "/spec/jobTemplate/spec/template/spec/containers/0/args";
     let script =

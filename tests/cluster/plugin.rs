@@ -130,33 +130,38 @@ fn the_plugin_switches_a_fleet() {
         "--type=merge",
         "--patch={\"data\":{\"other\":\"key\"}}",
     ]);
-    let on = namespace.pit_done(&["on", SHOP, "Updating the instance", "--wait"]);
-    assert!(namespace.endpoints("shop-web").is_empty(), "when it returns, it is true");
-    assert_eq!(
-        on.stdout,
-        "deploy/shop-web: maintenance mode is on in ConfigMap shop-maintenance; 3 of 3 pods have taken it up, and no \
-         Service lists them as ready\n"
-    );
-    assert_eq!(namespace.switch(), json!({"MAINTENANCE": "Updating the instance", "other": "key"}));
-    assert_eq!(namespace.endpoints("shop-maintenance"), all, "that Service is for pods that are not ready");
-
-    let status = namespace.pit_done(&["status", SHOP]);
-    assert_eq!(status.stdout.lines().count(), 5, "{status:?}");
-    assert_eq!(status.row("configmap/shop-maintenance"), ["on", "-", "-", "-", "Updating the instance"]);
-    for pod in &pods {
-        let [state, agrees, since, until, reason] = status.row(pod);
-        assert_eq!([state, agrees, until, reason], ["on", "yes", "-", "Updating the instance"]);
-        let told = namespace.state(pod)["since"].as_str().unwrap().to_owned();
-        assert_eq!(since[..19], told[..19], "{since}");
-    }
-
-    let off = namespace.pit_done(&["off", SHOP, "--wait"]);
-    assert_eq!(namespace.endpoints("shop-web"), all, "when it returns, it is true");
-    assert_eq!(
-        off.stdout,
-        "deploy/shop-web: maintenance mode is off in ConfigMap shop-maintenance; 3 of 3 pods have taken it up, and the \
-         ready ones are listed again\n"
-    );
+    let on = || {
+        let on = namespace.pit_done(&["on", SHOP, "Updating the instance", "--wait"]);
+        assert!(namespace.endpoints("shop-web").is_empty(), "when it returns, it is true");
+        assert_eq!(
+            on.stdout,
+            "deploy/shop-web: maintenance mode is on in ConfigMap shop-maintenance; 3 of 3 pods have taken it up, and no \
+             Service lists them as ready\n"
+        );
+        assert_eq!(namespace.switch(), json!({"MAINTENANCE": "Updating the instance", "other": "key"}));
+        assert_eq!(namespace.endpoints("shop-maintenance"), all, "that Service is for pods that are not ready");
+    };
+    let during = || {
+        let status = namespace.pit_done(&["status", SHOP]);
+        assert_eq!(status.stdout.lines().count(), 5, "{status:?}");
+        assert_eq!(status.row("configmap/shop-maintenance"), ["on", "-", "-", "-", "Updating the instance"]);
+        for pod in &pods {
+            let [state, agrees, since, until, reason] = status.row(pod);
+            assert_eq!([state, agrees, until, reason], ["on", "yes", "-", "Updating the instance"]);
+            let told = namespace.state(pod)["since"].as_str().unwrap().to_owned();
+            assert_eq!(since[..19], told[..19], "{since}");
+        }
+    };
+    let off = || {
+        let off = namespace.pit_done(&["off", SHOP, "--wait"]);
+        assert_eq!(namespace.endpoints("shop-web"), all, "when it returns, it is true");
+        assert_eq!(
+            off.stdout,
+            "deploy/shop-web: maintenance mode is off in ConfigMap shop-maintenance; 3 of 3 pods have taken it up, and the \
+             ready ones are listed again\n"
+        );
+    };
+    namespace.client().sees_maintenance(&["503 Updating the instance"], on, during, off);
     assert_eq!(namespace.switch(), json!({"other": "key"}), "the ConfigMap stays");
     let status = namespace.pit_done(&["status", "deployment.apps/shop-web"]);
     assert_eq!(status.row(&pods[0]), ["off", "yes", "-", "-", ""]);
@@ -261,18 +266,16 @@ fn a_pod_that_starts_meanwhile_counts_and_one_that_lacks_is_named() {
 
     let mut waiting = Waiting(
         namespace
-            .plugin(&["on", SHOP, "deploy/late", "Updating", "--wait=200"])
+            .plugin(&["on", SHOP, "deploy/late", "Updating", "--wait=600"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap(),
     );
     eventually("it is on", || namespace.switch()["MAINTENANCE"] == "Updating");
-    namespace.kubectl(&["scale", "deployment/shop-web", "--replicas=3"]);
-    eventually("the new pods run", || {
-        let pods = namespace.pods();
-        pods.len() == 3 && pods.iter().all(|pod| namespace.is_running(pod))
-    });
+    // A new pod gets what the kubelet knows, and it knows what it has given to this one.
+    eventually("the first pod has taken it up", || namespace.state(&namespace.pods()[0])["enabled"] == true);
+    namespace.new_pods_stay_out(3, "Updating");
     assert!(waiting.0.try_wait().unwrap().is_none(), "it waits");
     let on = off.replace("false", "true").replace("\"reason\":null", "\"reason\":\"Updating\"");
     let script = format!("printf %s '{on}' >/tmp/www/maintenance");
