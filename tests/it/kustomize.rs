@@ -187,6 +187,27 @@ fn two_applications_have_a_switch_and_a_service_each() {
 }
 
 #[test]
+fn the_readme_tells_a_second_application_apart() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let chapter = &readme[readme.find("#### A second application").unwrap()..];
+    let patches = chapter.split("```").nth(1).unwrap().trim_start_matches("yaml");
+    let pod = json!({"containers": [{"name": "app", "image": "cart"}]});
+    let before = workload("Deployment", &pod);
+    let objects = Overlay::new(std::slice::from_ref(&before), &["sidecar"], patches).objects();
+    let service = find(&objects, "Service");
+    assert_eq!(service["metadata"]["name"], "cart-maintenance");
+    assert_eq!(service["spec"]["selector"], json!({"pitstop": "enabled", "app": "cart"}));
+    assert_eq!(find(&objects, "ConfigMap")["metadata"]["name"], "cart-maintenance");
+    let after = find(&objects, "Deployment");
+    assert_eq!(
+        (&after["metadata"]["name"], &after["spec"]["selector"]),
+        (&before["metadata"]["name"], &before["spec"]["selector"])
+    );
+    let fleet = json!({"name": "maintenance-fleet", "configMap": {"name": "cart-maintenance", "optional": true}});
+    assert!(list(&after["spec"]["template"]["spec"]["volumes"]).contains(&fleet));
+}
+
+#[test]
 fn the_examples_are_what_is_committed() {
     for (directory, committed) in
         [("deploy/kustomize/example", "deploy/rendered/shop.yaml"), ("deploy/cronjob", "deploy/rendered/cronjob.yaml")]
