@@ -67,7 +67,8 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
-        thread::sleep(Duration::from_millis(50));
+        // Most conditions start a `kubectl`, and many tests wait at the same time.
+        thread::sleep(Duration::from_millis(200));
     }
 }
 

@@ -5,14 +5,12 @@ use serde_json::json;
 use crate::fixture::{Namespace, SharedVolume, eventually};
 
 impl Namespace {
-    /// The guarded CronJob, changed by a JSON patch, and in the volume's group. Servers before 1.21 know only its beta
-    /// version.
+    /// The guarded CronJob, changed by a JSON patch. Servers before 1.21 know only its beta version.
     fn cronjob(&self, patch: &str) {
         let beta = self.try_kubectl(&["get", "--raw", "/apis/batch/v1"]).stdout;
         let beta = !String::from_utf8_lossy(&beta).contains("\"cronjobs\"");
         let version = r#"{"op": "replace", "path": "/apiVersion", "value": "batch/v1beta1"}"#;
-        let group = r#"{"op": "add", "path": "/spec/jobTemplate/spec/template/spec/securityContext", "value": {"fsGroup": 65532}}"#;
-        let patch = if beta { format!("{version}, {group}, {patch}") } else { format!("{group}, {patch}") };
+        let patch = if beta { format!("{version}, {patch}") } else { patch.to_owned() };
         self.apply_kustomization(&format!(
             "resources: [TOP/deploy/cronjob]\npatches: [{{target: {{kind: CronJob}}, patch: '[{patch}]'}}]\n"
         ));
