@@ -125,7 +125,7 @@ fn a_release_from_install_to_uninstall() {
     assert!(!tested.status.success(), "{tested:?}");
     // An upgrade leaves it alone, and waits for its end.
     let switch = || namespace.get(&["configmap", "shop-pitstop-maintenance"]);
-    let (before, values) = (switch(), "replicas=2,sidecar.logFormat=text,tests.timeoutSeconds=5");
+    let (before, values) = (switch(), "replicas=2,sidecar.logFormat=text");
     let upgraded = release.try_upgrade(values, Duration::from_secs(15));
     assert!(!upgraded.status.success(), "{upgraded:?}");
     let said = String::from_utf8_lossy(&upgraded.stderr).into_owned();
