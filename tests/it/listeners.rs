@@ -355,6 +355,8 @@ fn few_file_descriptors_mean_few_connections() {
 #[test]
 fn no_file_descriptor_at_all_is_survived() {
     let mut sidecar = Sidecar::start();
+    // It says that it serves before the thread has what it needs to begin.
+    assert_eq!(sidecar.traffic("/", &[]).status, 503);
     let limit = |files: &str| {
         let pid = sidecar.child.id().to_string();
         assert!(run("prlimit", &["--pid", &pid, &format!("--nofile={files}")]).status.success());
