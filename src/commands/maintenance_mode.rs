@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{Failure, look, maintenance_files, print, runtime, sentence};
+use super::{ASK, Failure, look, maintenance_files, print, runtime, sentence};
 use crate::admin::client;
 use crate::cli::{Common, MaintenanceMode, Output};
 use crate::maintenance::file::{LookError, MaintenanceFile};
@@ -15,8 +15,6 @@ use crate::maintenance::notice::{LIMIT, Notice};
 use crate::maintenance::permit::{self, LockError, LockFile};
 use crate::maintenance::state::{Mode, Seen, Switch};
 
-/// How often to ask whether what is waited for has come true.
-const ASK: Duration = Duration::from_millis(20);
 const TURNED_OFF: &str = "somebody has turned maintenance mode off meanwhile";
 
 pub(super) fn maintenance_mode(common: &Common, arguments: MaintenanceMode) -> Result<ExitCode, Failure> {

@@ -12,11 +12,17 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::cli::{Cli, Command};
 use crate::maintenance::file::{LookError, MaintenanceFile};
 use crate::maintenance::one_line;
 use crate::maintenance::state::{Mode, State};
+
+/// How often to ask whether what is waited for has come true: a lock that another process holds, the sidecar's state.
+const ASK: Duration = Duration::from_millis(20);
+/// How often to look at the files, while waiting for them or supervising a job, even if nothing hints at a change.
+const POLL: Duration = Duration::from_secs(1);
 
 /// Why a command did not do what it was asked to do: one line, and the exit code.
 #[derive(Debug)]
@@ -88,8 +94,7 @@ fn maintenance_files(paths: &[PathBuf]) -> Result<Vec<MaintenanceFile>, Failure>
 
 /// What the files say now. One that cannot be examined is an error, unless another turns maintenance mode on anyway.
 fn look(files: &[MaintenanceFile]) -> Result<State, LookError> {
-    let paths: Vec<PathBuf> = files.iter().map(|file| file.path().to_owned()).collect();
-    let mut state = State::new(&paths);
+    let mut state = State::new(files.iter().map(MaintenanceFile::path));
     let mut unseen = None;
     for (index, file) in files.iter().enumerate() {
         match file.look() {

@@ -4,14 +4,14 @@ use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, ExitStatus};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{Failure, maintenance_files, runtime, sentence};
+use super::{ASK, Failure, POLL, maintenance_files, runtime, sentence};
 use crate::cli::{Common, Run};
 use crate::maintenance::file::{LookError, MaintenanceFile};
 use crate::maintenance::one_line;
@@ -19,11 +19,6 @@ use crate::maintenance::permit::{self, Entry, LockError, LockFile, Permit};
 use crate::maintenance::state::{Mode, Seen, State};
 use crate::maintenance::watch::{self as lookout, LOOK_LIMIT, Role};
 use crate::shutdown::without_signals;
-
-/// Who waits until maintenance has been taken up holds the exclusive lock for an instant; then it is asked for again.
-const ASK: Duration = Duration::from_millis(20);
-/// How often a supervised job's file is looked at even if nothing hints at a change.
-const POLL: Duration = Duration::from_secs(1);
 
 pub(super) fn run(common: &Common, run: &Run) -> Result<ExitCode, Failure> {
     let files = maintenance_files(&common.file)?;
@@ -49,8 +44,7 @@ pub(super) fn run(common: &Common, run: &Run) -> Result<ExitCode, Failure> {
 
 /// Takes a permit for each file, as far as there are any to be had, unless maintenance mode is on.
 fn enter(files: &[MaintenanceFile]) -> Result<(State, Vec<Permit>), Failure> {
-    let paths: Vec<_> = files.iter().map(|file| file.path().to_owned()).collect();
-    let mut state = State::new(&paths);
+    let mut state = State::new(files.iter().map(MaintenanceFile::path));
     let mut permits = Vec::new();
     let mut unseen = None;
     for (index, file) in files.iter().enumerate() {
@@ -87,6 +81,7 @@ fn share(lock: &LockFile) -> Result<Permit, LockError> {
                     warn!("{busy}: waiting for it");
                     warned = true;
                 }
+                // Who waits until maintenance has been taken up holds the exclusive lock for an instant.
                 thread::sleep(ASK);
             }
             result => return result,

@@ -5,15 +5,12 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Failure, look, maintenance_files, runtime};
+use super::{Failure, POLL, look, maintenance_files, runtime};
 use crate::cli::{Common, Wait};
 use crate::maintenance::file::MaintenanceFile;
 use crate::maintenance::state::{Mode, State};
 use crate::maintenance::watch::{self as lookout, Role};
 use crate::shutdown::Signals;
-
-/// How often to look even if nothing hints at a change.
-const POLL: Duration = Duration::from_secs(1);
 
 pub(super) fn wait(common: &Common, wait: &Wait) -> Result<ExitCode, Failure> {
     let files = maintenance_files(&common.file)?;

@@ -85,12 +85,11 @@ pub struct State {
 }
 
 impl State {
-    /// Before the first look.
+    /// Before the first look at the files with these paths.
     #[must_use]
-    pub fn new(paths: &[PathBuf]) -> Self {
-        let watched =
-            |path: &PathBuf| Watched { path: path.as_path().into(), seen: Seen::Nothing, trouble: None, permit: None };
-        Self { files: paths.iter().map(watched).collect(), mode: Mode::Unknown, changes: Changes::default() }
+    pub fn new<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
+        let watched = |path: &Path| Watched { path: path.into(), seen: Seen::Nothing, trouble: None, permit: None };
+        Self { files: paths.into_iter().map(watched).collect(), mode: Mode::Unknown, changes: Changes::default() }
     }
 
     /// Takes up what a look at file `index` saw. Returns whether anything differs from before.
@@ -244,7 +243,7 @@ mod tests {
     }
 
     fn two_files() -> State {
-        State::new(&["/pod/MAINTENANCE".into(), "/fleet/MAINTENANCE".into()])
+        State::new(["/pod/MAINTENANCE", "/fleet/MAINTENANCE"].map(Path::new))
     }
 
     #[test]
@@ -296,7 +295,7 @@ mod tests {
 
     #[test]
     fn only_changes_between_known_states_count() {
-        let mut state = State::new(&["f".into()]);
+        let mut state = State::new([Path::new("f")]);
         state.see(0, on(None, 1, None));
         assert_eq!(state.changes(), Changes::default());
         state.see(0, Seen::Off);
@@ -308,7 +307,7 @@ mod tests {
 
     #[test]
     fn the_report_is_at_most_now() {
-        let mut state = State::new(&["f".into()]);
+        let mut state = State::new([Path::new("f")]);
         let json = |state: &State| serde_json::to_string(&state.report(at(100))).unwrap();
         assert_eq!(json(&state), r#"{"enabled":null,"reason":null,"since":null,"until":null,"file":null}"#);
         state.see(0, Seen::Off);

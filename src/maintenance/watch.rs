@@ -54,10 +54,9 @@ pub fn start(
     poll: Duration,
     role: Role,
 ) -> io::Result<(watch::Receiver<State>, Arc<Looks>)> {
-    let paths: Vec<PathBuf> = files.iter().map(|file| file.path().to_owned()).collect();
-    let (sender, receiver) = watch::channel(State::new(&paths));
+    let (sender, receiver) = watch::channel(State::new(files.iter().map(MaintenanceFile::path)));
     let sender = Arc::new(sender);
-    let looks = Arc::new(Looks(paths.into_iter().map(|path| (path, Mutex::default())).collect()));
+    let looks = Arc::new(Looks(files.iter().map(|file| (file.path().to_owned(), Mutex::default())).collect()));
     for (index, file) in files.iter().enumerate() {
         let alarm = Arc::new(Alarm::new());
         let mut lookout = Lookout {
