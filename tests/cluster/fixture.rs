@@ -180,7 +180,7 @@ impl Namespace {
 
     /// The same with something added to its kustomization.
     #[track_caller]
-    pub fn shop_with(&self, replicas: usize, more: &str) {
+    fn shop_with(&self, replicas: usize, more: &str) {
         self.apply_kustomization(&format!(
             "resources: [TOP/deploy/kustomize/example]\nreplicas: [{{name: shop-web, count: {replicas}}}]\n{more}"
         ));
@@ -528,8 +528,15 @@ pub struct SharedVolume<'a> {
 }
 
 impl<'a> SharedVolume<'a> {
+    /// Makes the volume, and runs the example's shop on it with as many replicas.
+    pub fn with_shop(namespace: &'a Namespace, replicas: usize) -> Self {
+        let volume = Self::new(namespace);
+        namespace.shop_with(replicas, &Self::kustomization());
+        volume
+    }
+
     /// Makes the volume, for the claim `maintenance`.
-    pub fn new(namespace: &'a Namespace) -> Self {
+    fn new(namespace: &'a Namespace) -> Self {
         if std::env::var_os("PITSTOP_TEST_STORAGE_CLASS").is_some() {
             return Self { namespace, node: None };
         }
@@ -560,7 +567,7 @@ impl<'a> SharedVolume<'a> {
 
     /// What a kustomization of the shop needs for it: the component, the claim's storage class, and the group that makes the
     /// volume the sidecar's to write, whose user is not the application's.
-    pub fn kustomization() -> String {
+    fn kustomization() -> String {
         let class = std::env::var("PITSTOP_TEST_STORAGE_CLASS").unwrap_or_default();
         let class = json!([{"op": "add", "path": "/spec/storageClassName", "value": class}]);
         let group = json!([{"op": "add", "path": "/spec/template/spec/securityContext", "value": {"fsGroup": 65532}}]);

@@ -45,8 +45,7 @@ fn a_configmap_switches_all_and_keeps_new_pods_out() {
 #[test]
 fn a_shared_volume_switches_all_and_keeps_new_pods_out() {
     let namespace = Namespace::new("volume");
-    let _volume = SharedVolume::new(&namespace);
-    namespace.shop_with(3, &SharedVolume::kustomization());
+    let _volume = SharedVolume::with_shop(&namespace, 3);
     let pods = namespace.pods();
     let on = || {
         let status = namespace.pitstop(&pods[0], &["maintenance-mode", REASON, "--wait"]);

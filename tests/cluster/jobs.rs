@@ -29,8 +29,7 @@ impl Namespace {
 #[test]
 fn a_scheduled_job_does_not_start_in_maintenance() {
     let namespace = Namespace::new("cronjob");
-    let _volume = SharedVolume::new(&namespace);
-    namespace.shop_with(1, &SharedVolume::kustomization());
+    let _volume = SharedVolume::with_shop(&namespace, 1);
     let pod = &namespace.pods()[0];
     namespace.pitstop(pod, &["maintenance-mode", "Updating", "--wait"]);
 
@@ -49,8 +48,7 @@ fn a_scheduled_job_does_not_start_in_maintenance() {
 #[test]
 fn maintenance_waits_for_a_job_that_runs() {
     let namespace = Namespace::new("job");
-    let _volume = SharedVolume::new(&namespace);
-    namespace.shop_with(1, &SharedVolume::kustomization());
+    let _volume = SharedVolume::with_shop(&namespace, 1);
     let pod = &namespace.pods()[0];
     let arguments = "/spec/jobTemplate/spec/template/spec/containers/0/args";
     let script =
