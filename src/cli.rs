@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use crate::gate::upstream::Upstream;
 use crate::log;
 
 /// Maintenance mode as a sidecar: a file that takes an application out of service, and says why.
@@ -95,9 +96,17 @@ Examples:
 SIGTERM: /readyz fails at once, both listeners go on for --shutdown-delay, then requests that run get
 --drain-timeout. SIGINT skips the delay. A second signal ends the process at once.")]
 pub struct Serve {
-    /// Where the traffic listener listens: it refuses every request
+    /// Where the traffic listener listens: it refuses every request, or, with --upstream, those in maintenance
     #[arg(long, env = "PITSTOP_LISTEN", value_name = "ADDRESS", default_value = "[::]:8503")]
     pub listen: SocketAddr,
+
+    /// The application, such as http://127.0.0.1:3000: requests are forwarded to it while maintenance mode is off
+    #[arg(long, env = "PITSTOP_UPSTREAM", value_name = "URL")]
+    pub upstream: Option<Upstream>,
+
+    /// How long the application may take: to accept a connection, to begin its answer, and between two parts of it
+    #[arg(long, env = "PITSTOP_UPSTREAM_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = some_time)]
+    pub upstream_timeout: Duration,
 
     /// How often to look at the file even if nothing hints at a change
     #[arg(long, env = "PITSTOP_POLL", value_name = "TIME", default_value = "1s", value_parser = some_time)]
@@ -111,7 +120,7 @@ pub struct Serve {
     #[arg(long, env = "PITSTOP_SHUTDOWN_DELAY", value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub shutdown_delay: Duration,
 
-    /// How long requests may take to finish after that
+    /// How long requests may take to finish after that, and when maintenance begins
     #[arg(long, env = "PITSTOP_DRAIN_TIMEOUT", value_name = "TIME", default_value = "20s", value_parser = duration)]
     pub drain_timeout: Duration,
 

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::{Failure, maintenance_files, runtime};
 use crate::admin::routes::{Admin, router};
 use crate::cli::{Common, Serve};
-use crate::gate::Gate;
+use crate::gate::{Forward, Gate};
 use crate::listener::{Limits, Listener};
 use crate::maintenance::state::Mode;
 use crate::maintenance::watch::{self as lookout, Role};
@@ -41,7 +41,11 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     let limits = limits(serve);
     let (state, looks) = lookout::start(&files, serve.poll, Role::Open)?;
     let metrics = Metrics::register(Registry::new())?;
-    let gate = Gate::new(state.clone(), serve.retry_after, metrics.refused());
+    let forward = match serve.upstream.clone() {
+        Some(upstream) => Some(Forward { upstream, timeout: serve.upstream_timeout, requests: metrics.forwarding()? }),
+        None => None,
+    };
+    let gate = Gate::new(state.clone(), serve.retry_after, metrics.refused(), forward);
     let (phase, stop) = watch::channel(Phase::Running);
     let stop = Stop::new(stop);
 
@@ -52,9 +56,14 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
 
         // A thread of its own, so that probes are answered in time whatever goes on there.
         let (report, traffic_served) = oneshot::channel();
-        let traffic_stop = stop.clone();
+        let (traffic_stop, drain_timeout) = (stop.clone(), serve.drain_timeout);
         thread::Builder::new().name("traffic".to_owned()).spawn(move || {
-            let serve = || self::runtime()?.block_on(traffic.serve(gate, limits, traffic_stop));
+            let serve = || {
+                self::runtime()?.block_on(async {
+                    tokio::spawn(gate.clone().cut_after(drain_timeout));
+                    traffic.serve(gate, limits, traffic_stop).await
+                })
+            };
             let _ = report.send(serve());
         })?;
         let routes = router(Admin { state, looks, stop: stop.clone(), metrics });

@@ -1,39 +1,72 @@
-//! The traffic listener: every request is refused with the reason, in the format that the client asks for.
+//! The traffic listener: a request is refused with the reason, in the format that the client asks for, or, where there is
+//! an application behind this and maintenance mode is off, forwarded to it.
 
 pub mod format;
+mod headers;
 pub mod page;
+mod pass;
+mod proxy;
+pub mod upstream;
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Body;
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::{Method, Request, Response, Version};
 use prometheus::IntCounter;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+use tracing::warn;
 
 use self::format::Format;
 use self::page::Pages;
+use self::pass::Pass;
+use self::proxy::{Answer, Failure, Proxy};
+use self::upstream::{Hold, Upstream};
 use crate::listener::RequestBody;
-use crate::maintenance::state::State;
+use crate::maintenance::state::{Mode, State};
+use crate::metrics::Requests;
 
 /// How much of a refused request's body is read and thrown away, in bytes, so that the connection can be kept.
 const DISCARD: usize = 1024 * 1024;
 /// For how long.
 const DISCARD_FOR: Duration = Duration::from_secs(5);
 
-/// Refuses requests.
-#[derive(Clone, Debug)]
+/// Refuses requests, or forwards them.
+#[derive(Clone)]
 pub struct Gate(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     refused: IntCounter,
     rendered: Mutex<Rendered>,
+    forwarding: Option<Forwarding>,
+}
+
+/// What it takes to let requests in.
+struct Forwarding {
+    state: watch::Receiver<State>,
+    proxy: Arc<Proxy>,
+    requests: Arc<Requests>,
+    /// Tells all requests that run to end.
+    cut: Arc<Notify>,
+}
+
+/// Where and how requests are forwarded, and what is counted of it.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// The application.
+    pub upstream: Upstream,
+    /// How long it may take to accept a connection, to begin its answer, and between two parts of it.
+    pub timeout: Duration,
+    /// What is counted of it.
+    pub requests: Requests,
 }
 
 /// The pages, and where to hear that they are out of date.
@@ -46,21 +79,52 @@ struct Rendered {
 
 impl Gate {
     /// A gate that refuses with the reason in `state`, and tells clients to come back after `retry_after` where the
-    /// end is not known. It counts what it refuses.
+    /// end is not known. It counts what it refuses. With `forward`, it lets requests in while maintenance mode is off.
     #[must_use]
-    pub fn new(mut state: watch::Receiver<State>, retry_after: Duration, refused: IntCounter) -> Self {
+    pub fn new(
+        mut state: watch::Receiver<State>,
+        retry_after: Duration,
+        refused: IntCounter,
+        forward: Option<Forward>,
+    ) -> Self {
+        let forwarding = forward.map(|forward| {
+            let requests = Arc::new(forward.requests);
+            let proxy = Arc::new(Proxy::new(forward.upstream, forward.timeout, requests.clone()));
+            Forwarding { state: state.clone(), proxy, requests, cut: Arc::default() }
+        });
         let pages = Pages::render(state.borrow_and_update().mode(), retry_after);
-        Self(Arc::new(Shared { refused, rendered: Mutex::new(Rendered { state, retry_after, pages }) }))
+        Self(Arc::new(Shared { refused, rendered: Mutex::new(Rendered { state, retry_after, pages }), forwarding }))
+    }
+
+    /// Cuts, each time that maintenance begins, the requests that still run after the time that they have to finish.
+    pub async fn cut_after(self, limit: Duration) {
+        let Some(forwarding) = &self.0.forwarding else { return };
+        let mut state = forwarding.state.clone();
+        // Until the channel is gone.
+        while state.wait_for(|state| matches!(state.mode(), Mode::On(_))).await.is_ok() {
+            let over = state.wait_for(|state| !matches!(state.mode(), Mode::On(_)));
+            if timeout(limit, over).await.is_err() {
+                let left = forwarding.requests.in_flight.get();
+                if left > 0 {
+                    warn!("{left} requests still run after {limit:?} of maintenance: their clients are cut");
+                }
+                forwarding.cut.notify_waiters();
+                let _ = state.wait_for(|state| !matches!(state.mode(), Mode::On(_))).await;
+            }
+        }
     }
 
     fn refuse<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         let format = Format::of(request.method(), request.headers());
-        let mut rendered = self.0.rendered.lock().unwrap_or_else(PoisonError::into_inner);
-        rendered.refresh();
-        let response = rendered.pages.response(format, request.method() == Method::HEAD);
-        drop(rendered);
+        let response = self.page(format, request.method() == Method::HEAD);
         self.0.refused.inc();
         response
+    }
+
+    fn page(&self, format: Format, head: bool) -> Response<Full<Bytes>> {
+        let mut rendered = self.0.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        rendered.refresh();
+        rendered.pages.response(format, head)
     }
 }
 
@@ -73,12 +137,50 @@ impl Rendered {
     }
 }
 
+impl Forwarding {
+    /// What a request has to hold that is let in now; `None` if none is. The permits are those of the very state that says
+    /// so: whoever waits for them knows of this request.
+    fn admit(&self) -> Option<Hold> {
+        let state = self.state.borrow();
+        matches!(state.mode(), Mode::Off).then(|| Hold::new(state.permits().clone(), self.requests.in_flight.clone()))
+    }
+}
+
 impl hyper::service::Service<Request<RequestBody>> for Gate {
-    type Response = Response<Full<Bytes>>;
+    type Response = Response<Reply>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    type Future = Replying;
 
     fn call(&self, request: Request<RequestBody>) -> Self::Future {
+        if let Some(forwarding) = &self.0.forwarding
+            && let Some(hold) = forwarding.admit()
+        {
+            let format = Format::of(request.method(), request.headers());
+            let head = *request.method() == Method::HEAD;
+            let pass = Pass::new(forwarding.requests.clone(), forwarding.cut.clone());
+            let (gate, proxy) = (self.clone(), forwarding.proxy.clone());
+            return Replying::Forwarding(Box::pin(async move {
+                match proxy.forward(request, hold, pass).await {
+                    Ok(answer) => answer.map(Reply::Forwarded),
+                    Err(failure) => gate.failed(&failure, format, head).map(Reply::Own),
+                }
+            }));
+        }
+        Replying::Refused(ready(Ok(self.refused(request).map(Reply::Own))))
+    }
+}
+
+impl Gate {
+    /// The answer to a request that the application has not answered.
+    fn failed(&self, failure: &Failure, format: Format, head: bool) -> Response<Full<Bytes>> {
+        if let Failure::Cut = failure {
+            return self.page(format, head);
+        }
+        page::failure(failure.status(), format, head)
+    }
+
+    /// Refuses a request, and sees to what its client still sends.
+    fn refused(&self, request: Request<RequestBody>) -> Response<Full<Bytes>> {
         let mut response = self.refuse(&request);
         if !request.body().is_end_stream() {
             let is_http1 = request.version() < Version::HTTP_2;
@@ -90,7 +192,61 @@ impl hyper::service::Service<Request<RequestBody>> for Gate {
             }
             // Else the client waits for `100 Continue`: it sees the answer and sends nothing.
         }
-        ready(Ok(response))
+        response
+    }
+}
+
+/// An answer, of either kind.
+pub enum Reply {
+    /// Made here.
+    Own(Full<Bytes>),
+    /// The application's.
+    Forwarded(Answer),
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Forwarded(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Forwarded(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Forwarded(body) => body.size_hint(),
+        }
+    }
+}
+
+/// An answer that is being made.
+#[expect(clippy::large_enum_variant, reason = "a refusal should not cost an allocation")]
+pub enum Replying {
+    /// It is there.
+    Refused(Ready<Result<Response<Reply>, Infallible>>),
+    /// The application is asked.
+    Forwarding(Pin<Box<dyn Future<Output = Response<Reply>> + Send>>),
+}
+
+impl Future for Replying {
+    type Output = Result<Response<Reply>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Refused(reply) => Pin::new(reply).poll(cx),
+            Self::Forwarding(reply) => reply.as_mut().poll(cx).map(Ok),
+        }
     }
 }
 

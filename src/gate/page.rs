@@ -26,6 +26,27 @@ const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 /// ("gRPC over HTTP2", Status-Message).
 const GRPC_ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
+/// What a client is told that the application has not answered. Rendered each time: these are rare.
+#[must_use]
+pub fn failure(status: StatusCode, format: Format, head: bool) -> Response<Full<Bytes>> {
+    let heading = status.canonical_reason().unwrap_or("Error");
+    let content = Content { status, heading, reason: None, since: None, until: None };
+    let mut page = match format {
+        Format::Html => Page::new(HTML, content.html(), None),
+        Format::Json => Page::new(JSON, content.json(), None),
+        Format::Text => Page::new(TEXT, content.text(), None),
+        Format::Grpc => Page::grpc(content.grpc_message(), None),
+    };
+    if format != Format::Grpc {
+        page.status = status;
+    }
+    page.response(head)
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+const JSON: &str = "application/problem+json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
 /// The refusal in every format.
 #[derive(Debug)]
 pub struct Pages {
@@ -46,6 +67,7 @@ struct Page {
 
 /// What a page says.
 struct Content<'a> {
+    status: StatusCode,
     heading: &'static str,
     reason: Option<&'a str>,
     since: Option<Timestamp>,
@@ -59,21 +81,26 @@ impl Pages {
         let now = Timestamp::now();
         let content = match mode {
             Mode::On(Maintenance { reason, since, until, .. }) => Content {
+                status: StatusCode::SERVICE_UNAVAILABLE,
                 heading: "Down for maintenance",
                 reason: reason.as_deref(),
                 since: Some((*since).min(now)),
                 until: until.filter(|until| *until > now),
             },
             // Who comes here then found no instance that is ready.
-            Mode::Off | Mode::Unknown => {
-                Content { heading: "Temporarily unavailable", reason: None, since: None, until: None }
-            }
+            Mode::Off | Mode::Unknown => Content {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                heading: "Temporarily unavailable",
+                reason: None,
+                since: None,
+                until: None,
+            },
         };
         Self {
-            html: Page::new("text/html; charset=utf-8", content.html(), retry_after),
-            json: Page::new("application/problem+json", content.json(), retry_after),
-            text: Page::new("text/plain; charset=utf-8", content.text(), retry_after),
-            grpc: Page::grpc(content.grpc_message(), retry_after),
+            html: Page::new(HTML, content.html(), Some(retry_after)),
+            json: Page::new(JSON, content.json(), Some(retry_after)),
+            text: Page::new(TEXT, content.text(), Some(retry_after)),
+            grpc: Page::grpc(content.grpc_message(), Some(retry_after)),
             until: content.until,
         }
     }
@@ -93,13 +120,8 @@ impl Pages {
             Format::Text => &self.text,
             Format::Grpc => &self.grpc,
         };
-        let mut response = Response::new(Full::new(if head { Bytes::new() } else { page.body.clone() }));
-        *response.status_mut() = page.status;
+        let mut response = page.response(head);
         let headers = response.headers_mut();
-        headers.clone_from(&page.headers);
-        if head {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(page.body.len()));
-        }
         if let Some(left) = self.until.and_then(|until| seconds_up(until.duration_since(Timestamp::now()))) {
             headers.insert(RETRY_AFTER, HeaderValue::from(left));
         }
@@ -108,14 +130,26 @@ impl Pages {
 }
 
 impl Page {
-    fn new(content_type: &'static str, body: String, retry_after: Duration) -> Self {
+    /// The answer. One to `HEAD` has the headers of the whole and no body.
+    fn response(&self, head: bool) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(if head { Bytes::new() } else { self.body.clone() }));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.clone_from(&self.headers);
+        if head {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+        }
+        response
+    }
+
+    fn new(content_type: &'static str, body: String, retry_after: Option<Duration>) -> Self {
         let mut headers = common_headers(content_type, retry_after);
         headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Language"));
         Self { status: StatusCode::SERVICE_UNAVAILABLE, headers, body: body.into() }
     }
 
     /// Status 200 and no body: gRPC says what went wrong in trailers, and without a body those are sent as headers.
-    fn grpc(message: HeaderValue, retry_after: Duration) -> Self {
+    fn grpc(message: HeaderValue, retry_after: Option<Duration>) -> Self {
         let mut headers = common_headers("application/grpc", retry_after);
         headers.insert(HeaderName::from_static("grpc-status"), UNAVAILABLE);
         headers.insert(HeaderName::from_static("grpc-message"), message);
@@ -123,12 +157,14 @@ impl Page {
     }
 }
 
-fn common_headers(content_type: &'static str, retry_after: Duration) -> HeaderMap {
-    HeaderMap::from_iter([
-        (CONTENT_TYPE, HeaderValue::from_static(content_type)),
-        (RETRY_AFTER, HeaderValue::from(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0))),
-        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ])
+fn common_headers(content_type: &'static str, retry_after: Option<Duration>) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if let Some(time) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(time.as_secs() + u64::from(time.subsec_nanos() > 0)));
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers
 }
 
 /// In whole seconds, rounded up: who comes back in time should not come too early. `None` if it is past.
@@ -181,8 +217,8 @@ impl Content<'_> {
     fn json(&self) -> String {
         let problem = Problem {
             r#type: "about:blank",
-            title: "Service Unavailable",
-            status: StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+            title: self.status.canonical_reason().unwrap_or_default(),
+            status: self.status.as_u16(),
             detail: self.reason,
             since: self.since.map(|time| time.to_string()),
             until: self.until.map(|time| time.to_string()),

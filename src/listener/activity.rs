@@ -1,6 +1,7 @@
 //! What a connection is doing, and how long it may.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,8 +23,10 @@ use super::Limits;
 const PARK_AFTER: Duration = Duration::from_millis(10);
 
 /// What a connection is doing, as far as its time limits go.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Activity {
+    /// Who is at the other end.
+    client: IpAddr,
     /// How much has been taken up: requests whose body is being read, and answers that are being written.
     begun: AtomicUsize,
     /// How much of that is done, or lost.
@@ -65,6 +68,20 @@ pub(super) enum Due {
 }
 
 impl Activity {
+    /// Of a new connection.
+    pub(super) fn new(client: IpAddr) -> Self {
+        Self {
+            client,
+            begun: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            resumed: AtomicUsize::new(0),
+            idle: AtomicBool::new(false),
+            unflushed: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            multiplexed: AtomicBool::new(false),
+        }
+    }
+
     fn waiting(&self) -> Waiting {
         match self.idle.load(Relaxed) {
             _ if self.is_working() => Waiting::Answer,
@@ -110,7 +127,7 @@ impl Activity {
         self.unflushed.store(true, Relaxed);
         let answer = self.work();
         let reading = has_body.then(|| self.work());
-        (answer, request.map(|body| RequestBody { body, reading }))
+        (answer, request.map(|body| RequestBody { body, reading, client: self.client }))
     }
 
     fn work(self: &Arc<Self>) -> Work {
@@ -282,6 +299,15 @@ impl<B: Body> Body for TrackedBody<B> {
 pub struct RequestBody {
     body: Incoming,
     reading: Option<Work>,
+    client: IpAddr,
+}
+
+impl RequestBody {
+    /// Who has sent the request.
+    #[must_use]
+    pub fn client(&self) -> IpAddr {
+        self.client
+    }
 }
 
 impl Body for RequestBody {

@@ -1,7 +1,7 @@
 //! The client's end of a connection.
 
 use std::io;
-use std::net::{Shutdown, TcpStream as StdStream};
+use std::net::{IpAddr, Shutdown, TcpStream as StdStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -40,8 +40,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
-        let activity = Arc::default();
+    pub(super) fn new(stream: TcpStream, address: IpAddr, place: OwnedSemaphorePermit) -> Self {
+        let activity = Arc::new(Activity::new(address));
         Self { stream: TokioIo::new(stream), unread: Bytes::new(), place: Some(place), activity }
     }
 

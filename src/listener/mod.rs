@@ -126,7 +126,7 @@ impl Listener {
                 accepted = accept(&listener, &places) => accepted,
                 () = stop.draining() => break,
             };
-            let (stream, place) = match accepted {
+            let (stream, address, place) = match accepted {
                 Ok(accepted) => {
                     failing = false;
                     accepted
@@ -142,7 +142,13 @@ impl Listener {
                 }
             };
             let service = service.clone();
-            tokio::spawn(connection::serve(Client::new(stream, place), service, engines.clone(), limits, stop.clone()));
+            tokio::spawn(connection::serve(
+                Client::new(stream, address.ip(), place),
+                service,
+                engines.clone(),
+                limits,
+                stop.clone(),
+            ));
         }
         drop(listener);
         // Every connection, and what lingers of one, holds a place.
@@ -171,10 +177,13 @@ fn bind(address: SocketAddr) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, address) = listener.accept().await?;
     // Answers are written in one piece: there is nothing to wait for.
     let _ = stream.set_nodelay(true);
-    Ok((stream, place))
+    Ok((stream, address, place))
 }

@@ -82,14 +82,24 @@ pub struct State {
     files: Vec<Watched>,
     mode: Mode,
     changes: Changes,
+    permits: Permits,
 }
+
+/// The permits of all files, for work that was let in while maintenance mode was off. They are given back when the last
+/// clone is dropped.
+pub type Permits = Arc<[Permit]>;
 
 impl State {
     /// Before the first look at the files with these paths.
     #[must_use]
     pub fn new<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
         let watched = |path: &Path| Watched { path: path.into(), seen: Seen::Nothing, trouble: None, permit: None };
-        Self { files: paths.into_iter().map(watched).collect(), mode: Mode::Unknown, changes: Changes::default() }
+        Self {
+            files: paths.into_iter().map(watched).collect(),
+            mode: Mode::Unknown,
+            changes: Changes::default(),
+            permits: Arc::default(),
+        }
     }
 
     /// Takes up what a look at file `index` saw. Returns whether anything differs from before.
@@ -119,7 +129,15 @@ impl State {
 
     /// Keeps a permit for file `index`, or none, and gives back the one that was kept.
     pub fn keep(&mut self, index: usize, permit: Option<Permit>) -> Option<Permit> {
-        std::mem::replace(&mut self.files[index].permit, permit)
+        let before = std::mem::replace(&mut self.files[index].permit, permit);
+        self.permits = self.files.iter().filter_map(|file| file.permit.clone()).collect();
+        before
+    }
+
+    /// What work has to hold that is let in now.
+    #[must_use]
+    pub fn permits(&self) -> &Permits {
+        &self.permits
     }
 
     /// The permit kept for file `index`.

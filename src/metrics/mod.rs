@@ -3,7 +3,9 @@
 mod process;
 
 use prometheus::core::Collector;
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use self::process::Process;
 use crate::maintenance::state::{Mode, State};
@@ -25,10 +27,27 @@ pub struct Metrics {
     changes: IntCounterVec,
     file_errors: IntCounter,
     last_look: Gauge,
-    refused: IntCounter,
+    requests: IntCounterVec,
     check: IntGaugeVec,
     checks: IntCounterVec,
     process: Process,
+}
+
+/// What is counted of requests that are forwarded.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    /// Those that the application has answered.
+    pub forwarded: IntCounter,
+    /// Those that it has not.
+    pub failed: IntCounter,
+    /// Those that were cut, since maintenance has begun.
+    pub cut: IntCounter,
+    /// How long they took, in seconds.
+    pub duration: Histogram,
+    /// How many the application is at work on.
+    pub in_flight: IntGauge,
+    /// Those that it did not answer, by cause.
+    pub errors: IntCounterVec,
 }
 
 impl Metrics {
@@ -84,7 +103,7 @@ impl Metrics {
                 "pitstop_file_last_look_timestamp_seconds",
                 "When a maintenance file was last looked at with success, in seconds since the epoch.",
             )?,
-            refused: added(&registry, requests)?.with_label_values(&["refused"]),
+            requests: added(&registry, requests)?,
             check: added(&registry, check)?,
             checks: added(&registry, checks)?,
             process: Process::register(&registry)?,
@@ -95,7 +114,34 @@ impl Metrics {
     /// Counts the requests that were refused.
     #[must_use]
     pub fn refused(&self) -> IntCounter {
-        self.refused.clone()
+        self.requests.with_label_values(&["refused"])
+    }
+
+    /// What is counted of requests that are forwarded; registers what there is only of those.
+    ///
+    /// # Errors
+    ///
+    /// It has been registered before.
+    pub fn forwarding(&self) -> prometheus::Result<Requests> {
+        let errors =
+            Opts::new("pitstop_upstream_errors_total", "Requests that the application did not answer, by cause.");
+        let duration = HistogramOpts::new(
+            "pitstop_request_duration_seconds",
+            "How long requests that were let in took, from their head to the end of the answer.",
+        );
+        let in_flight = Opts::new(
+            "pitstop_requests_in_flight",
+            "Requests that the application is at work on, also those whose client has left.",
+        );
+        let outcome = |outcome| self.requests.with_label_values(&[outcome]);
+        Ok(Requests {
+            forwarded: outcome("forwarded"),
+            failed: outcome("failed"),
+            cut: outcome("cut"),
+            duration: added(&self.registry, Histogram::with_opts(duration)?)?,
+            in_flight: added(&self.registry, IntGauge::with_opts(in_flight)?)?,
+            errors: added(&self.registry, IntCounterVec::new(errors, &["cause"])?)?,
+        })
     }
 
     /// Records the result of a health check. `kind` is the endpoint that ran it.

@@ -1,0 +1,232 @@
+//! What is changed of a message that is forwarded, which is as little as possible.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use hyper::header::{
+    CONNECTION, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use hyper::{Uri, Version};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// A request that cannot be forwarded, since it is not clear whom it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Ambiguous {
+    /// HTTP/1.1 without `Host` (RFC 9112 §3.2).
+    #[error("the request has no Host")]
+    NoHost,
+    /// More than one, or one that differs from `:authority` (RFC 9113 §8.3.1).
+    #[error("the request has more than one Host")]
+    Hosts,
+}
+
+/// Makes of a request's headers those that the application gets.
+///
+/// # Errors
+///
+/// See [`Ambiguous`].
+pub(super) fn of_request(
+    headers: &mut HeaderMap,
+    uri: &Uri,
+    version: Version,
+    client: IpAddr,
+) -> Result<(), Ambiguous> {
+    let takes_trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
+    remove_hop_by_hop(headers);
+    // Answered here: the body is asked for as soon as it is read.
+    headers.remove(EXPECT);
+    if takes_trailers {
+        // "TE" names itself in "Connection" (RFC 9110 §10.1.4).
+        headers.insert(TE, TRAILERS);
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    set_host(headers, uri, version)?;
+    forwarded(headers, client);
+    Ok(())
+}
+
+/// Makes of an answer's headers those that the client gets.
+pub(super) fn of_answer(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+}
+
+/// What concerns one connection only (RFC 9110 §7.6.1), and what `Connection` names. Framing is made anew.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if let Entry::Occupied(connection) = headers.entry(CONNECTION) {
+        let (_, values) = connection.remove_entry_mult();
+        let named: Vec<_> = values
+            .flat_map(|value| {
+                let tokens = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                tokens.filter_map(|token| HeaderName::from_bytes(token).ok()).collect::<Vec<_>>()
+            })
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// Whether a list has this token, whatever its parameters.
+fn has_token(value: &HeaderValue, token: &str) -> bool {
+    let elements = value.as_bytes().split(|byte| *byte == b',');
+    elements
+        .filter_map(|element| element.split(|byte| *byte == b';').next())
+        .any(|name| name.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The application gets exactly one `Host`: the client's, and where the target names one, that (RFC 9112 §3.2.2).
+fn set_host(headers: &mut HeaderMap, uri: &Uri, version: Version) -> Result<(), Ambiguous> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (first, more) = (hosts.next(), hosts.next());
+    if more.is_some() {
+        return Err(Ambiguous::Hosts);
+    }
+    match (first, uri.authority()) {
+        (Some(host), Some(authority))
+            if version >= Version::HTTP_2 && host.as_bytes() != authority.as_str().as_bytes() =>
+        {
+            Err(Ambiguous::Hosts)
+        }
+        (_, Some(authority)) => {
+            let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Ambiguous::Hosts)?;
+            headers.insert(HOST, host);
+            Ok(())
+        }
+        (Some(_), None) => Ok(()),
+        (None, None) if version == Version::HTTP_10 => Ok(()),
+        (None, None) => Err(Ambiguous::NoHost),
+    }
+}
+
+/// Who asks, and for what, as those before have said it or as it is seen here.
+fn forwarded(headers: &mut HeaderMap, client: IpAddr) {
+    let mut addresses = String::with_capacity(64);
+    for value in headers.get_all(X_FORWARDED_FOR) {
+        // What is no text names no address.
+        if let Ok(value) = value.to_str() {
+            addresses.push_str(value);
+            addresses.push_str(", ");
+        }
+    }
+    // Writing to a string cannot fail.
+    let _ = write!(addresses, "{}", client.to_canonical());
+    if let Ok(value) = HeaderValue::try_from(addresses) {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if let (false, Some(host)) = (headers.contains_key(X_FORWARDED_HOST), headers.get(HOST).cloned()) {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let entry = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        lines.iter().map(entry).collect()
+    }
+
+    fn request(
+        lines: &[(&'static str, &'static str)],
+        target: &'static str,
+        version: Version,
+    ) -> Result<HeaderMap, Ambiguous> {
+        let mut headers = headers(lines);
+        of_request(&mut headers, &Uri::from_static(target), version, CLIENT).map(|()| headers)
+    }
+
+    #[test]
+    fn what_concerns_one_connection_stops_here() {
+        let lines = [
+            ("host", "shop"),
+            ("connection", "close, X-Mine"),
+            ("connection", "x-other,, \"x\""),
+            ("x-mine", "1"),
+            ("x-other", "2"),
+            ("keep-alive", "5"),
+            ("proxy-connection", "close"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("expect", "100-continue"),
+            ("trailer", "x-sum"),
+            ("x-kept", "3"),
+        ];
+        let kept = request(&lines, "/", Version::HTTP_11).unwrap();
+        let expected = headers(&[
+            ("host", "shop"),
+            ("trailer", "x-sum"),
+            ("x-kept", "3"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "shop"),
+        ]);
+        assert_eq!(kept, expected);
+        let mut answer = headers(&[("connection", "x-a, keep-alive"), ("x-a", "1"), ("keep-alive", "1"), ("x-b", "2")]);
+        of_answer(&mut answer);
+        assert_eq!(answer, headers(&[("x-b", "2")]));
+    }
+
+    #[test]
+    fn trailers_are_still_wanted() {
+        for te in ["trailers", "gzip;q=1, Trailers", "trailers;q=0.5"] {
+            let kept = request(&[("host", "a"), ("te", te)], "/", Version::HTTP_2).unwrap();
+            assert_eq!((&kept[TE], &kept[CONNECTION]), (&TRAILERS, &HeaderValue::from_static("te")), "{te}");
+        }
+    }
+
+    #[test]
+    fn there_is_one_host() {
+        let host = |lines: &[(&'static str, &'static str)], target, version| {
+            request(lines, target, version)
+                .map(|headers| headers.get(HOST).map(|host| host.to_str().unwrap().to_owned()))
+        };
+        let some = |host: &str| Ok(Some(host.to_owned()));
+        assert_eq!(host(&[("host", "a")], "/", Version::HTTP_11), some("a"));
+        assert_eq!(host(&[("host", "a")], "http://b:1/", Version::HTTP_11), some("b:1"), "the target counts");
+        assert_eq!(host(&[], "http://b/", Version::HTTP_2), some("b"));
+        assert_eq!(host(&[("host", "b")], "http://b/", Version::HTTP_2), some("b"));
+        assert_eq!(host(&[("host", "a")], "http://b/", Version::HTTP_2), Err(Ambiguous::Hosts));
+        assert_eq!(host(&[("host", "a"), ("host", "a")], "/", Version::HTTP_11), Err(Ambiguous::Hosts));
+        assert_eq!(host(&[], "/", Version::HTTP_11), Err(Ambiguous::NoHost));
+        assert_eq!(host(&[], "/", Version::HTTP_10), Ok(None));
+    }
+
+    #[test]
+    fn who_has_forwarded_it_is_kept() {
+        let lines = [
+            ("host", "a"),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "198.51.100.7"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "shop.example"),
+        ];
+        let kept = request(&lines, "/", Version::HTTP_11).unwrap();
+        assert_eq!(kept[X_FORWARDED_FOR], "203.0.113.9, 198.51.100.7, 192.0.2.1");
+        assert_eq!(kept.get_all(X_FORWARDED_FOR).iter().count(), 1);
+        assert_eq!(
+            (&kept[X_FORWARDED_PROTO], &kept[X_FORWARDED_HOST]),
+            (&"https".parse().unwrap(), &"shop.example".parse().unwrap())
+        );
+        let mut mapped = headers(&[("host", "a")]);
+        of_request(&mut mapped, &Uri::from_static("/"), Version::HTTP_11, "::ffff:192.0.2.7".parse().unwrap()).unwrap();
+        assert_eq!(mapped[X_FORWARDED_FOR], "192.0.2.7");
+    }
+}

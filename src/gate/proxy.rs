@@ -1,0 +1,415 @@
+//! Forwarding: one request to the application, and its answer.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tracing::warn;
+
+use super::headers::{self, Ambiguous};
+use super::pass::{Outcome, Pass};
+use super::upstream::{Connection, Hold, Pool, Upstream};
+use crate::listener::RequestBody;
+use crate::metrics::Requests;
+
+/// Forwards requests to the application.
+pub(super) struct Proxy {
+    pool: Pool<Outgoing>,
+    host: HeaderValue,
+    /// For the application to accept a connection, to begin its answer, and between two parts of it.
+    patience: Duration,
+    requests: Arc<Requests>,
+}
+
+/// Why there is no answer of the application's.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// It is not clear whom the request is for.
+    #[error(transparent)]
+    Ambiguous(#[from] Ambiguous),
+    /// `CONNECT`.
+    #[error("tunnels are not forwarded")]
+    Tunnel,
+    /// The client does not go on with its request.
+    #[error("the client does not send the rest of its request")]
+    ClientTimeout,
+    /// The client has left in the middle of its request.
+    #[error("the client has left")]
+    ClientGone,
+    /// It does not accept a connection.
+    #[error("does not accept a connection: {0}")]
+    Connect(io::Error),
+    /// It does not accept one in time, or does not begin to answer.
+    #[error("{0} in time")]
+    Timeout(&'static str),
+    /// It has closed the connection.
+    #[error("has closed the connection instead of an answer: {0}")]
+    Closed(hyper::Error),
+    /// It answers something else than HTTP.
+    #[error("does not answer in HTTP: {0}")]
+    Protocol(hyper::Error),
+    /// Maintenance has begun, and the time to finish is over.
+    #[error("cut")]
+    Cut,
+}
+
+impl Failure {
+    /// What the client is told.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Ambiguous(_) => StatusCode::BAD_REQUEST,
+            Self::Tunnel => StatusCode::NOT_IMPLEMENTED,
+            Self::ClientTimeout | Self::ClientGone => StatusCode::REQUEST_TIMEOUT,
+            Self::Connect(_) | Self::Closed(_) | Self::Protocol(_) => StatusCode::BAD_GATEWAY,
+            Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Cut => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// How it is counted, where it is the application's.
+    fn cause(&self) -> Option<&'static str> {
+        match self {
+            Self::Connect(_) => Some("connect"),
+            Self::Timeout(_) => Some("timeout"),
+            Self::Closed(_) => Some("closed"),
+            Self::Protocol(_) => Some("protocol"),
+            Self::Ambiguous(_) | Self::Tunnel | Self::ClientTimeout | Self::ClientGone | Self::Cut => None,
+        }
+    }
+
+    fn of(error: hyper::Error) -> Self {
+        match error.is_parse() {
+            true => Self::Protocol(error),
+            false => Self::Closed(error),
+        }
+    }
+}
+
+impl Proxy {
+    pub(super) fn new(upstream: Upstream, patience: Duration, requests: Arc<Requests>) -> Self {
+        let host = HeaderValue::try_from(upstream.to_string()).unwrap_or(HeaderValue::from_static("localhost"));
+        Self { pool: Pool::new(upstream), host, patience, requests }
+    }
+
+    /// Forwards a request, and returns when its answer begins.
+    ///
+    /// # Errors
+    ///
+    /// See [`Failure`].
+    pub(super) async fn forward(
+        self: Arc<Self>,
+        request: Request<RequestBody>,
+        hold: Hold,
+        mut pass: Pass,
+    ) -> Result<Response<Answer>, Failure> {
+        let (response, connection) = match self.exchange(request, hold, &mut pass).await {
+            Ok(exchanged) => exchanged,
+            Err(failure) => {
+                self.report(&failure, &mut pass);
+                return Err(failure);
+            }
+        };
+        let (mut head, body) = response.into_parts();
+        headers::of_answer(&mut head.headers);
+        // What hyper knows of one connection does not concern the other.
+        head.extensions.clear();
+        let patience = Patience::new(self.patience);
+        let mut answer = Answer { body, connection: Some(connection), patience, pass, proxy: self };
+        if answer.body.is_end_stream() {
+            poll_fn(|cx| {
+                answer.end(cx);
+                Poll::Ready(())
+            })
+            .await;
+        }
+        Ok(Response::from_parts(head, answer))
+    }
+
+    fn report(&self, failure: &Failure, pass: &mut Pass) {
+        pass.outcome = if matches!(failure, Failure::Cut) { Outcome::Cut } else { Outcome::Failed };
+        if let Some(cause) = failure.cause() {
+            self.requests.errors.with_label_values(&[cause]).inc();
+            warn!("the application at {} {failure}", self.pool.upstream());
+        }
+    }
+
+    /// Sends a request: where the application has closed a kept connection meanwhile, once more on a new one.
+    async fn exchange(&self, request: Request<RequestBody>, hold: Hold, pass: &mut Pass) -> Result<Exchanged, Failure> {
+        let request = self.prepare(request)?;
+        let Some(kept) = poll_fn(|cx| Poll::Ready(self.pool.reuse(cx))).await else {
+            return self.send(self.open(pass).await?, request, hold, pass).await.map_err(|lost| lost.failure);
+        };
+        let copy = copy_of(&request);
+        let lost = match self.send(kept, request, hold, pass).await {
+            Ok(exchanged) => return Ok(exchanged),
+            Err(lost) => *lost,
+        };
+        match (lost.hold, lost.unsent.or(copy)) {
+            (Some(hold), Some(request)) => {
+                self.send(self.open(pass).await?, request, hold, pass).await.map_err(|lost| lost.failure)
+            }
+            _ => Err(lost.failure),
+        }
+    }
+
+    /// Makes of a client's request the application's.
+    fn prepare(&self, request: Request<RequestBody>) -> Result<Request<Outgoing>, Failure> {
+        let (mut head, body) = request.into_parts();
+        if head.method == Method::CONNECT {
+            return Err(Failure::Tunnel);
+        }
+        headers::of_request(&mut head.headers, &head.uri, head.version, body.client())?;
+        if !head.headers.contains_key(HOST) {
+            head.headers.insert(HOST, self.host.clone());
+        }
+        if head.uri.authority().is_some() {
+            // The application is asked for a path, whatever the client has asked for (RFC 9112 §3.2.1).
+            let path = head.uri.path_and_query().cloned();
+            head.uri = path.map_or(Uri::from_static("/"), Uri::from);
+        }
+        head.version = Version::HTTP_11;
+        head.extensions.clear();
+        Ok(Request::from_parts(head, Outgoing::new(body)))
+    }
+
+    async fn open(&self, pass: &mut Pass) -> Result<Box<Connection<Outgoing>>, Failure> {
+        tokio::select! {
+            opened = timeout(self.patience, self.pool.open()) => match opened {
+                Ok(opened) => opened.map_err(Failure::Connect),
+                Err(_) => Err(Failure::Timeout("does not accept a connection")),
+            },
+            () = poll_fn(|cx| pass.poll_cut(cx)) => Err(Failure::Cut),
+        }
+    }
+
+    /// Sends a request on a connection, and waits for the head of its answer.
+    async fn send(
+        &self,
+        mut connection: Box<Connection<Outgoing>>,
+        request: Request<Outgoing>,
+        hold: Hold,
+        pass: &mut Pass,
+    ) -> Result<Exchanged, Box<Lost>> {
+        connection.hold(hold);
+        let progress = request.body().progress.clone();
+        let mut patience = Patience::new(self.patience);
+        let mut unsent = None;
+        let mut answer = pin!(connection.sender.try_send_request(request));
+        let answered = poll_fn(|cx| {
+            connection.poll(cx);
+            if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
+                return Poll::Ready(answered.map_err(|mut error| {
+                    unsent = error.take_message();
+                    match progress.as_deref() {
+                        Some(progress) if progress.broken.load(Relaxed) => Failure::ClientGone,
+                        _ => Failure::of(error.into_error()),
+                    }
+                }));
+            }
+            if pass.poll_cut(cx).is_ready() {
+                return Poll::Ready(Err(Failure::Cut));
+            }
+            while patience.poll(cx).is_ready() {
+                match progress.as_deref() {
+                    Some(progress) if progress.moved.swap(false, Relaxed) => patience.renew(),
+                    Some(progress) if progress.waiting.load(Relaxed) => {
+                        return Poll::Ready(Err(Failure::ClientTimeout));
+                    }
+                    _ => return Poll::Ready(Err(Failure::Timeout("does not answer"))),
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        match answered {
+            Ok(response) => Ok((response, connection)),
+            Err(failure) => {
+                // It is at work no longer. In all other cases the connection keeps what it holds until that is so.
+                let hold = if matches!(failure, Failure::Closed(_)) { connection.release() } else { None };
+                Err(Box::new(Lost { failure, unsent, hold }))
+            }
+        }
+    }
+}
+
+/// The head of an answer, and the connection on which the rest comes.
+type Exchanged = (Response<Incoming>, Box<Connection<Outgoing>>);
+
+/// A request that was not answered. With a hold, it may be sent again.
+struct Lost {
+    failure: Failure,
+    unsent: Option<Request<Outgoing>>,
+    hold: Option<Hold>,
+}
+
+/// A copy of a request that may be sent twice: it has no body, and is idempotent (RFC 9110 §9.2.2).
+fn copy_of(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Outgoing { body: None, progress: None });
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    Some(copy)
+}
+
+/// The body of a request on its way to the application.
+pub(super) struct Outgoing {
+    body: Option<RequestBody>,
+    progress: Option<Arc<Progress>>,
+}
+
+/// How a body gets on.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Something has come since somebody asked.
+    moved: AtomicBool,
+    /// It is the client that is waited for.
+    waiting: AtomicBool,
+    /// The client has left.
+    broken: AtomicBool,
+}
+
+impl Outgoing {
+    fn new(body: RequestBody) -> Self {
+        match body.is_end_stream() {
+            true => Self { body: None, progress: None },
+            false => Self { body: Some(body), progress: Some(Arc::default()) },
+        }
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = Pin::new(body).poll_frame(cx);
+        if let Some(progress) = &self.progress {
+            progress.waiting.store(frame.is_pending(), Relaxed);
+            match &frame {
+                Poll::Pending => {}
+                Poll::Ready(Some(Err(_))) => progress.broken.store(true, Relaxed),
+                Poll::Ready(_) => progress.moved.store(true, Relaxed),
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// The body of an answer on its way to the client.
+pub struct Answer {
+    body: Incoming,
+    connection: Option<Box<Connection<Outgoing>>>,
+    patience: Patience,
+    pass: Pass,
+    proxy: Arc<Proxy>,
+}
+
+impl Answer {
+    /// The application has answered in full.
+    fn end(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = self.connection.take() {
+            self.proxy.pool.keep(connection, cx);
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.proxy.report(&failure, &mut self.pass);
+        self.connection = None;
+        Poll::Ready(Some(Err(failure.into())))
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let answer = self.get_mut();
+        let mut frame = Pin::new(&mut answer.body).poll_frame(cx);
+        if let (true, Some(connection)) = (frame.is_pending(), &mut answer.connection) {
+            // Nobody else works on the connection.
+            connection.poll(cx);
+            frame = Pin::new(&mut answer.body).poll_frame(cx);
+        }
+        match frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                answer.patience.moved = true;
+                if answer.body.is_end_stream() {
+                    answer.end(cx);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => answer.fail(Failure::of(error)),
+            Poll::Ready(None) => {
+                answer.end(cx);
+                Poll::Ready(None)
+            }
+            Poll::Pending if answer.pass.poll_cut(cx).is_ready() => answer.fail(Failure::Cut),
+            Poll::Pending => {
+                while answer.patience.poll(cx).is_ready() {
+                    if !std::mem::take(&mut answer.patience.moved) {
+                        return answer.fail(Failure::Timeout("does not go on with its answer"));
+                    }
+                    answer.patience.renew();
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// How long something may take. The timer is made when there is something to wait for.
+struct Patience {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Whether anything has happened since the timer was set.
+    moved: bool,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit, timer: None, moved: false }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.timer.get_or_insert_with(|| Box::pin(sleep(self.limit))).as_mut().poll(cx)
+    }
+
+    fn renew(&mut self) {
+        if let Some(timer) = &mut self.timer {
+            timer.as_mut().reset(Instant::now() + self.limit);
+        }
+    }
+}
