@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use hyper::header::{
     CONNECTION, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
-use hyper::{Uri, Version};
+use hyper::{StatusCode, Uri, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -37,6 +37,7 @@ pub(super) fn of_request(
     version: Version,
     client: IpAddr,
 ) -> Result<(), Ambiguous> {
+    let upgrade = upgrade(headers, version);
     let takes_trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
     remove_hop_by_hop(headers);
     // Answered here: the body is asked for as soon as it is read.
@@ -46,14 +47,32 @@ pub(super) fn of_request(
         headers.insert(TE, TRAILERS);
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
+    if let Some(protocol) = upgrade {
+        headers.insert(UPGRADE, protocol);
+        headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
     set_host(headers, uri, version)?;
     forwarded(headers, client);
     Ok(())
 }
 
 /// Makes of an answer's headers those that the client gets.
-pub(super) fn of_answer(headers: &mut HeaderMap) {
+pub(super) fn of_answer(headers: &mut HeaderMap, status: StatusCode) {
+    let protocol = headers.get(UPGRADE).filter(|_| status == StatusCode::SWITCHING_PROTOCOLS).cloned();
     remove_hop_by_hop(headers);
+    if let Some(protocol) = protocol {
+        headers.insert(UPGRADE, protocol);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// The protocol that a client asks to go on with on its connection (RFC 9110 §7.8). Not HTTP/2: it has prior knowledge for
+/// that, and what it would send then nobody could judge.
+fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let asked =
+        version == Version::HTTP_11 && headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"));
+    (asked && !protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2c")).then(|| protocol.clone())
 }
 
 /// What concerns one connection only (RFC 9110 §7.6.1), and what `Connection` names. Framing is made anew.
@@ -180,7 +199,7 @@ mod tests {
         ]);
         assert_eq!(kept, expected);
         let mut answer = headers(&[("connection", "x-a, keep-alive"), ("x-a", "1"), ("keep-alive", "1"), ("x-b", "2")]);
-        of_answer(&mut answer);
+        of_answer(&mut answer, StatusCode::OK);
         assert_eq!(answer, headers(&[("x-b", "2")]));
     }
 

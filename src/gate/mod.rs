@@ -106,7 +106,7 @@ impl Gate {
             if timeout(limit, over).await.is_err() {
                 let left = forwarding.requests.in_flight.get();
                 if left > 0 {
-                    warn!("{left} requests still run after {limit:?} of maintenance: their clients are cut");
+                    warn!("after {limit:?} of maintenance requests still run: {left}. Their clients are cut");
                 }
                 forwarding.cut.notify_waiters();
                 let _ = state.wait_for(|state| !matches!(state.mode(), Mode::On(_))).await;
@@ -161,7 +161,7 @@ impl hyper::service::Service<Request<RequestBody>> for Gate {
             let (gate, proxy) = (self.clone(), forwarding.proxy.clone());
             return Replying::Forwarding(Box::pin(async move {
                 match proxy.forward(request, hold, pass).await {
-                    Ok(answer) => answer.map(Reply::Forwarded),
+                    Ok(answer) => answer.map(|body| body.map_or(Reply::Own(Full::default()), Reply::Forwarded)),
                     Err(failure) => gate.failed(&failure, format, head).map(Reply::Own),
                 }
             }));

@@ -13,13 +13,15 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::warn;
 
 use super::headers::{self, Ambiguous};
 use super::pass::{Outcome, Pass};
-use super::upstream::{Connection, Hold, Pool, Upstream};
-use crate::listener::RequestBody;
+use super::upstream::{Connection, Hold, Pool, Stream, Upstream};
+use crate::listener::{RequestBody, Upgraded};
 use crate::metrics::Requests;
 
 /// Forwards requests to the application.
@@ -111,7 +113,8 @@ impl Proxy {
         request: Request<RequestBody>,
         hold: Hold,
         mut pass: Pass,
-    ) -> Result<Response<Answer>, Failure> {
+    ) -> Result<Response<Option<Answer>>, Failure> {
+        let upgrade = request.body().upgrade();
         let (response, connection) = match self.exchange(request, hold, &mut pass).await {
             Ok(exchanged) => exchanged,
             Err(failure) => {
@@ -120,9 +123,14 @@ impl Proxy {
             }
         };
         let (mut head, body) = response.into_parts();
-        headers::of_answer(&mut head.headers);
+        headers::of_answer(&mut head.headers, head.status);
         // What hyper knows of one connection does not concern the other.
         head.extensions.clear();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let (upstream, early) = connection.upgraded().await;
+            upgrade.then(move |client| pass_on(client, upstream, early, pass));
+            return Ok(Response::from_parts(head, None));
+        }
         let patience = Patience::new(self.patience);
         let mut answer = Answer { body, connection: Some(connection), patience, pass, proxy: self };
         if answer.body.is_end_stream() {
@@ -132,7 +140,7 @@ impl Proxy {
             })
             .await;
         }
-        Ok(Response::from_parts(head, answer))
+        Ok(Response::from_parts(head, Some(answer)))
     }
 
     fn report(&self, failure: &Failure, pass: &mut Pass) {
@@ -239,6 +247,27 @@ impl Proxy {
                 Err(Box::new(Lost { failure, unsent, hold }))
             }
         }
+    }
+}
+
+/// Passes on what either says to the other, until both have ended, or the time to finish is over.
+async fn pass_on(mut client: Upgraded, upstream: Stream, early: Bytes, mut pass: Pass) {
+    let mut upstream = TokioIo::new(upstream);
+    let both = async {
+        client.write_all(&early).await?;
+        copy_bidirectional(&mut client, &mut upstream).await
+    };
+    let cut = poll_fn(|cx| pass.poll_cut(cx));
+    let ended = tokio::select! {
+        ended = both => Some(ended),
+        () = cut => None,
+    };
+    match ended {
+        // Both have said all that they had to.
+        Some(Ok(_)) => upstream.inner().release(),
+        // The client has left: the application hears of it, and closes.
+        Some(Err(_)) => {}
+        None => pass.outcome = Outcome::Cut,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The application: where it is, and connections to it.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::Uri;
 use hyper::body::Body;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -143,6 +145,17 @@ where
         }
     }
 
+    /// Waits until HTTP on it has ended with an upgrade, and gives the connection, with what has come on it already.
+    pub(super) async fn upgraded(mut self: Box<Self>) -> (Stream, Bytes) {
+        poll_fn(|cx| {
+            self.poll(cx);
+            if self.ended { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let parts = self.engine.into_parts();
+        (parts.io, parts.read_buf)
+    }
+
     /// Whether a request can be sent on it now.
     fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
         self.poll(cx);
@@ -207,9 +220,16 @@ where
 ///
 /// When it is dropped in the middle of a request, the application may still be at work on it. It is told that nobody
 /// waits any more, and the permits are held until it closes, too.
-struct Stream {
+pub(super) struct Stream {
     stream: Option<TokioIo<TcpStream>>,
     held: Held,
+}
+
+impl Stream {
+    /// The application has closed: it is at work no longer.
+    pub(super) fn release(&self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
 }
 
 impl Drop for Stream {

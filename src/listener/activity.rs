@@ -3,9 +3,9 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use super::Limits;
+use super::client::Upgraded;
 
 /// A connection without a request is parked after this: it gives back its buffers. Far more than passes between two
 /// requests of a client in a hurry.
@@ -27,6 +28,8 @@ const PARK_AFTER: Duration = Duration::from_millis(10);
 pub(super) struct Activity {
     /// Who is at the other end.
     client: IpAddr,
+    /// Who goes on with the connection when HTTP on it has ended with an upgrade.
+    successor: Mutex<Option<Successor>>,
     /// How much has been taken up: requests whose body is being read, and answers that are being written.
     begun: AtomicUsize,
     /// How much of that is done, or lost.
@@ -72,6 +75,7 @@ impl Activity {
     pub(super) fn new(client: IpAddr) -> Self {
         Self {
             client,
+            successor: Mutex::new(None),
             begun: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
             resumed: AtomicUsize::new(0),
@@ -127,12 +131,17 @@ impl Activity {
         self.unflushed.store(true, Relaxed);
         let answer = self.work();
         let reading = has_body.then(|| self.work());
-        (answer, request.map(|body| RequestBody { body, reading, client: self.client }))
+        (answer, request.map(|body| RequestBody { body, reading, activity: self.clone() }))
     }
 
     fn work(self: &Arc<Self>) -> Work {
         self.begun.fetch_add(1, Relaxed);
         Work(self.clone())
+    }
+
+    /// Who goes on with the connection, if somebody does.
+    pub(super) fn successor(&self) -> Option<Successor> {
+        self.successor.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Nothing more is expected of the client.
@@ -299,14 +308,46 @@ impl<B: Body> Body for TrackedBody<B> {
 pub struct RequestBody {
     body: Incoming,
     reading: Option<Work>,
-    client: IpAddr,
+    activity: Arc<Activity>,
 }
 
 impl RequestBody {
     /// Who has sent the request.
     #[must_use]
     pub fn client(&self) -> IpAddr {
-        self.client
+        self.activity.client
+    }
+
+    /// The connection, for when the answer to this request upgrades it.
+    #[must_use]
+    pub fn upgrade(&self) -> Upgrade {
+        Upgrade(self.activity.clone())
+    }
+}
+
+/// A connection that an answer of `101 Switching Protocols` may take out of HTTP (RFC 9110 §7.8).
+#[derive(Debug)]
+pub struct Upgrade(Arc<Activity>);
+
+impl Upgrade {
+    /// Hands the connection over, once the answer has been written. What the client has sent already is read first.
+    pub fn then<F>(self, successor: impl FnOnce(Upgraded) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let successor = Successor(Box::new(move |connection| Box::pin(successor(connection))));
+        *self.0.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(successor);
+    }
+}
+
+type Hereafter = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What goes on with a connection.
+pub(super) struct Successor(pub(super) Box<dyn FnOnce(Upgraded) -> Hereafter + Send>);
+
+impl std::fmt::Debug for Successor {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Successor")
     }
 }
 

@@ -26,12 +26,15 @@ const LINGER_FOR: Duration = Duration::from_secs(5);
 /// How an HTTP/2 connection begins (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// The client's end of a connection that is no longer HTTP.
+pub type Upgraded = TokioIo<Client>;
+
 /// The client's end of a connection.
 ///
 /// When hyper is done with it, it may linger: closing a socket on which something is unread resets the connection,
 /// and with that the client may lose the answer (RFC 9112 §9.6).
 #[derive(Debug)]
-pub(super) struct Client {
+pub struct Client {
     stream: TokioIo<TcpStream>,
     /// What has been read already and is to be read again.
     unread: Bytes,

@@ -8,12 +8,12 @@ use std::task::{Poll, ready};
 use bytes::Bytes;
 use hyper::body::Body;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
-use super::activity::{Clock, Due, Tracked};
+use super::activity::{Clock, Due, Successor, Tracked};
 use super::client::Client;
 use super::{BoxError, HttpService, Limits};
 use crate::shutdown::Stop;
@@ -71,11 +71,18 @@ where
         Some(false) => loop {
             let mut connection = Box::new(engines.http1.serve_connection(client, service.clone()));
             let mut clock = Clock::new(&activity, limits, true);
-            if let Rest::Closed = drive(Pin::new(&mut *connection), &mut clock, &mut stop).await {
+            let rest = drive(Pin::new(&mut *connection), &mut clock, &mut stop).await;
+            let successor = activity.successor();
+            if matches!(rest, Rest::Closed) && successor.is_none() {
                 return;
             }
             let parts = connection.into_parts();
             client = parts.io;
+            if let Some(Successor(go_on)) = successor {
+                client.put_back(parts.read_buf);
+                activity.give_up();
+                return go_on(TokioIo::new(client)).await;
+            }
             if client.put_back(parts.read_buf) {
                 // The next request has begun to come along with the last.
                 activity.received();

@@ -25,8 +25,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::warn;
 
-pub use self::activity::RequestBody;
-use self::client::Client;
+pub use self::activity::{RequestBody, Upgrade};
+pub use self::client::{Client, Upgraded};
 use self::connection::Engines;
 use crate::shutdown::Stop;
 

@@ -31,4 +31,5 @@ mod refusals;
 mod running;
 mod smoke;
 mod stopping;
+mod upgrades;
 mod watcher;
