@@ -10,6 +10,8 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use jiff::Timestamp;
+use prometheus::IntGauge;
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::health::{self, Answer, Endpoint, Query};
@@ -31,6 +33,8 @@ pub struct Admin {
     pub stop: Stop,
     /// What Prometheus is told.
     pub metrics: Metrics,
+    /// How many requests the application is at work on, where they are forwarded to one.
+    pub in_flight: Option<IntGauge>,
 }
 
 /// The admin listener's service.
@@ -64,8 +68,16 @@ fn one(endpoint: Endpoint, State(admin): State<Arc<Admin>>, name: Result<Path<St
 }
 
 async fn maintenance(State(admin): State<Arc<Admin>>) -> Response {
+    #[derive(Serialize)]
+    struct Maintenance<'a> {
+        #[serde(flatten)]
+        report: state::Report<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        in_flight: Option<i64>,
+    }
     let state = admin.state.borrow();
-    match serde_json::to_string(&state.report(Timestamp::now())) {
+    let in_flight = admin.in_flight.as_ref().map(IntGauge::get);
+    match serde_json::to_string(&Maintenance { report: state.report(Timestamp::now()), in_flight }) {
         Ok(json) => text(StatusCode::OK, "application/json", json + "\n"),
         Err(error) => internal_error(&error),
     }

@@ -45,7 +45,8 @@ pub(super) fn maintenance_mode(common: &Common, arguments: MaintenanceMode) -> R
         match state.mode() {
             // A job holds a permit for each file, so that of any file that is there speaks for it.
             Mode::On(on) => {
-                wait_until_settled(files.iter().find(|file| file.path() == on.file).unwrap_or(first), limit)?;
+                let file = files.iter().find(|file| file.path() == on.file).unwrap_or(first);
+                wait_until_settled(file, limit, common.admin_listen)?;
             }
             // Not what was asked for, so not to be waited for.
             Mode::Off | Mode::Unknown if enables => return Err(Failure::new(TURNED_OFF)),
@@ -98,7 +99,7 @@ fn enable(file: &MaintenanceFile, reason: Option<String>, until: Option<Timestam
 }
 
 /// Waits until nobody lets work reach the data any more.
-fn wait_until_settled(file: &MaintenanceFile, limit: Duration) -> Result<(), Failure> {
+fn wait_until_settled(file: &MaintenanceFile, limit: Duration, admin: SocketAddr) -> Result<(), Failure> {
     #[derive(Debug, thiserror::Error)]
     #[error(transparent)]
     enum Unsettled {
@@ -114,12 +115,12 @@ fn wait_until_settled(file: &MaintenanceFile, limit: Duration) -> Result<(), Fai
             Ok(false) => return Err(Failure::new(TURNED_OFF)),
             Err(Unsettled::Lock(LockError::Busy(_))) if Instant::now() < deadline => thread::sleep(ASK),
             Err(Unsettled::Lock(LockError::Busy(_))) => {
-                let busy = match lock.holders() {
-                    holders if holders.is_empty() => {
-                        "a process that is not seen from here (of another container or host)".to_owned()
-                    }
-                    holders => holders.join(", "),
-                };
+                let mut busy = lock.holders();
+                busy.extend(runtime()?.block_on(requests_in_flight(admin)));
+                if busy.is_empty() {
+                    busy.push("a process that is not seen from here (of another container or host)".to_owned());
+                }
+                let busy = busy.join(", ");
                 return Err(Failure::new(format!("still busy after {limit:?}: {busy}; maintenance mode stays on")));
             }
             Err(Unsettled::Lock(unavailable)) => {
@@ -127,6 +128,17 @@ fn wait_until_settled(file: &MaintenanceFile, limit: Duration) -> Result<(), Fai
             }
             Err(error) => return Err(Failure::new(error)),
         }
+    }
+}
+
+/// What the local gate, if there is one, has let in and is not done.
+async fn requests_in_flight(admin: SocketAddr) -> Option<String> {
+    let (_, answer) = client::get(admin, "/maintenance").await.ok()?;
+    let state: serde_json::Value = serde_json::from_str(&answer).ok()?;
+    match state["in_flight"].as_u64()? {
+        0 => None,
+        1 => Some("1 request that the application is at work on".to_owned()),
+        several => Some(format!("{several} requests that the application is at work on")),
     }
 }
 

@@ -45,6 +45,7 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
         Some(upstream) => Some(Forward { upstream, timeout: serve.upstream_timeout, requests: metrics.forwarding()? }),
         None => None,
     };
+    let in_flight = forward.as_ref().map(|forward| forward.requests.in_flight.clone());
     let gate = Gate::new(state.clone(), serve.retry_after, metrics.refused(), forward);
     let (phase, stop) = watch::channel(Phase::Running);
     let stop = Stop::new(stop);
@@ -66,7 +67,7 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
             };
             let _ = report.send(serve());
         })?;
-        let routes = router(Admin { state, looks, stop: stop.clone(), metrics });
+        let routes = router(Admin { state, looks, stop: stop.clone(), metrics, in_flight });
         let admin_limits = Limits { connections: ADMIN_CONNECTIONS, ..limits };
         let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), admin_limits, stop);
         let served = async { tokio::try_join!(admin_served, async { traffic_served.await.map_err(io::Error::other)? }) };

@@ -103,7 +103,7 @@ fn messages_pings_and_close_codes_pass() {
 
 #[test]
 fn an_open_connection_is_busy_until_it_is_cut() {
-    let mut gate = Gate::with(&["--drain-timeout", "300ms"]);
+    let mut gate = Gate::with(&["--drain-timeout", "5s"]);
     let script = "await connection.send('here')\n\
                   print(await connection.recv(), flush=True)\n\
                   try: await connection.recv()\n\
@@ -114,6 +114,8 @@ fn an_open_connection_is_busy_until_it_is_cut() {
     said.read_line(&mut line).unwrap();
     assert_eq!((line.as_str(), gate.sidecar.metric("pitstop_requests_in_flight")), ("here\n", 1.0));
 
+    let busy = gate.sidecar.run(&["maintenance-mode", "Updating", "--wait=0"]);
+    assert!(busy.stderr.contains("1 request that the application is at work on"), "{}", busy.stderr);
     let wait = gate.sidecar.run(&["maintenance-mode", "Updating", &format!("--wait={}s", DEADLINE.as_secs())]);
     assert_eq!(wait.code, Some(0), "{wait:?}");
     // It was cut (1006: without a closing frame, RFC 6455 §7.4.1), and the application has let go of it.
