@@ -3,8 +3,9 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use hyper::header::{
-    CONNECTION, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::{StatusCode, Uri, Version};
 
@@ -52,6 +53,9 @@ pub(super) fn of_request(
         headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     set_host(headers, uri, version)?;
+    if version >= Version::HTTP_2 {
+        join_cookies(headers);
+    }
     forwarded(headers, client);
     Ok(())
 }
@@ -123,6 +127,20 @@ fn set_host(headers: &mut HeaderMap, uri: &Uri, version: Version) -> Result<(), 
         (Some(_), None) => Ok(()),
         (None, None) if version == Version::HTTP_10 => Ok(()),
         (None, None) => Err(Ambiguous::NoHost),
+    }
+}
+
+/// HTTP/2 may split `Cookie`, HTTP/1 may not (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for cookie in std::iter::once(second).chain(cookies) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(cookie.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+        headers.insert(COOKIE, joined);
     }
 }
 
@@ -209,6 +227,17 @@ mod tests {
             let kept = request(&[("host", "a"), ("te", te)], "/", Version::HTTP_2).unwrap();
             assert_eq!((&kept[TE], &kept[CONNECTION]), (&TRAILERS, &HeaderValue::from_static("te")), "{te}");
         }
+    }
+
+    #[test]
+    fn cookies_are_one_header_again() {
+        let lines = [("host", "a"), ("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")];
+        let cookies = |version| {
+            let headers = request(&lines, "/", version).unwrap();
+            headers.get_all(COOKIE).iter().map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(cookies(Version::HTTP_2), ["a=1; b=2; c=3"]);
+        assert_eq!(cookies(Version::HTTP_11), ["a=1", "b=2", "c=3"], "as the client has sent them");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{HOST, HeaderValue};
+use hyper::ext::ReasonPhrase;
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
@@ -124,8 +125,13 @@ impl Proxy {
         };
         let (mut head, body) = response.into_parts();
         headers::of_answer(&mut head.headers, head.status);
-        // What hyper knows of one connection does not concern the other.
+        // What hyper knows of one connection does not concern the other; its version does not, either.
+        let reason = head.extensions.remove::<ReasonPhrase>();
         head.extensions.clear();
+        if let Some(reason) = reason {
+            head.extensions.insert(reason);
+        }
+        head.version = Version::HTTP_11;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let (upstream, early) = connection.upgraded().await;
             upgrade.then(move |client| pass_on(client, upstream, early, pass));
@@ -184,6 +190,10 @@ impl Proxy {
             // The application is asked for a path, whatever the client has asked for (RFC 9112 §3.2.1).
             let path = head.uri.path_and_query().cloned();
             head.uri = path.map_or(Uri::from_static("/"), Uri::from);
+        }
+        if !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH) {
+            // hyper would leave out such a body of GET.
+            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         head.version = Version::HTTP_11;
         head.extensions.clear();

@@ -20,6 +20,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use crate::listener::MAX_HEADERS;
 use crate::maintenance::state::Permits;
 
 /// So many connections without a request are kept.
@@ -122,7 +123,8 @@ where
         stream.set_nodelay(true)?;
         let held = Held::default();
         let stream = Stream { stream: Some(TokioIo::new(stream)), held: held.clone() };
-        let (sender, engine) = http1::handshake(stream).await.map_err(io::Error::other)?;
+        let (sender, engine) =
+            http1::Builder::new().max_headers(MAX_HEADERS).handshake(stream).await.map_err(io::Error::other)?;
         Ok(Self { sender, engine, ended: false, held, is_reused: false })
     }
 

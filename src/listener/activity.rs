@@ -44,6 +44,10 @@ pub(super) struct Activity {
     unread: AtomicBool,
     /// Whether it is HTTP/2, where what comes between two requests need not be a header.
     multiplexed: AtomicBool,
+    /// Whether it is HTTP/1.0, where the end of the connection may be the end of the answer.
+    ends_answers: AtomicBool,
+    /// Whether it has to end as no answer ends.
+    broken: AtomicBool,
 }
 
 /// What a connection is waiting for.
@@ -83,6 +87,8 @@ impl Activity {
             unflushed: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             multiplexed: AtomicBool::new(false),
+            ends_answers: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
         }
     }
 
@@ -127,6 +133,7 @@ impl Activity {
         let multiplexed = request.version() >= Version::HTTP_2;
         let has_body = !request.body().is_end_stream();
         self.multiplexed.store(multiplexed, Relaxed);
+        self.ends_answers.store(request.version() == Version::HTTP_10, Relaxed);
         self.unread.store(has_body && !multiplexed, Relaxed);
         self.unflushed.store(true, Relaxed);
         let answer = self.work();
@@ -147,6 +154,11 @@ impl Activity {
     /// Nothing more is expected of the client.
     pub(super) fn give_up(&self) {
         self.unread.store(false, Relaxed);
+    }
+
+    /// Whether an answer has broken off in such a way that the client would take it for whole.
+    pub(super) fn must_reset(&self) -> bool {
+        self.broken.load(Relaxed)
     }
 
     /// Whether closing the connection now could reset it under the client's hands.
@@ -291,7 +303,12 @@ impl<B: Body> Body for TrackedBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+        let this = self.project();
+        let frame = this.body.poll_frame(cx);
+        if let (Poll::Ready(Some(Err(_))), Some(Work(activity))) = (&frame, this.answer) {
+            activity.broken.store(activity.ends_answers.load(Relaxed), Relaxed);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -131,7 +132,9 @@ impl Write for Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        if self.activity.must_linger()
+        if self.activity.must_reset() {
+            let _ = SockRef::from(self.stream.inner()).set_linger(Some(Duration::ZERO));
+        } else if self.activity.must_linger()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
             && let Ok(stream) = self.stream.inner().as_fd().try_clone_to_owned()
         {

@@ -32,8 +32,12 @@ use crate::shutdown::Stop;
 
 /// The system may keep this many connections that are not accepted yet.
 const BACKLOG: i32 = 1024;
+/// A message may have this many headers, above which the answer is 431: hyper's 100 are too few for what some applications
+/// and those in front of this add.
+pub const MAX_HEADERS: usize = 256;
 /// How long to wait when accepting fails for want of file descriptors or memory: trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// What a client may use up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
