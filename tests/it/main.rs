@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod alerts;
+mod application;
 mod chart_values;
 mod charts;
 mod commands;
@@ -12,6 +13,7 @@ mod fietsboek;
 mod file;
 mod filesystem;
 mod fixture;
+mod forwarding;
 mod image;
 mod jobs;
 mod kernel;
