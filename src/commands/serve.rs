@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::{Failure, maintenance_files, runtime};
 use crate::admin::routes::{Admin, router};
 use crate::cli::{Common, Serve};
+use crate::gate::upstream::HEADER_LINES;
 use crate::gate::{Forward, Gate};
 use crate::listener::{Limits, Listener};
 use crate::maintenance::state::Mode;
@@ -68,7 +69,7 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
             let _ = report.send(serve());
         })?;
         let routes = router(Admin { state, looks, stop: stop.clone(), metrics, in_flight });
-        let admin_limits = Limits { connections: ADMIN_CONNECTIONS, ..limits };
+        let admin_limits = Limits { connections: ADMIN_CONNECTIONS, header_lines: None, ..limits };
         let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), admin_limits, stop);
         let served = async { tokio::try_join!(admin_served, async { traffic_served.await.map_err(io::Error::other)? }) };
         until_stopped(signals, &phase, serve, served).await
@@ -120,6 +121,7 @@ fn limits(serve: &Serve) -> Limits {
     }
     Limits {
         header_size: serve.max_header_size,
+        header_lines: serve.upstream.as_ref().map(|_| HEADER_LINES),
         header_timeout: serve.header_timeout,
         idle_timeout: serve.idle_timeout,
         connections,

@@ -20,9 +20,11 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::listener::MAX_HEADERS;
 use crate::maintenance::state::Permits;
 
+/// A message may have this many header lines: hyper's 100 are too few for what some applications, and those in front of
+/// this, add.
+pub const HEADER_LINES: usize = 256;
 /// So many connections without a request are kept.
 const KEPT: usize = 1024;
 
@@ -124,7 +126,7 @@ where
         let held = Held::default();
         let stream = Stream { stream: Some(TokioIo::new(stream)), held: held.clone() };
         let (sender, engine) =
-            http1::Builder::new().max_headers(MAX_HEADERS).handshake(stream).await.map_err(io::Error::other)?;
+            http1::Builder::new().max_headers(HEADER_LINES).handshake(stream).await.map_err(io::Error::other)?;
         Ok(Self { sender, engine, ended: false, held, is_reused: false })
     }
 

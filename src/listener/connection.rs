@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::activity::{Clock, Due, Successor, Tracked};
 use super::client::Client;
-use super::{BoxError, HttpService, Limits, MAX_HEADERS};
+use super::{BoxError, HttpService, Limits};
 use crate::shutdown::Stop;
 
 /// hyper, set up for both protocols.
@@ -32,8 +32,10 @@ impl Engines {
         // answers are small. And no `pipeline_flush`: it keeps an answer back while anything unread follows the request,
         // be it a stray line break, half of the next request, or the rest of one that cannot be read. But `half_close`,
         // since who has sent all of a request may close that direction before the answer is written.
-        http1.max_buf_size(limits.header_size).max_headers(MAX_HEADERS);
-        http1.header_read_timeout(None).writev(false).half_close(true);
+        http1.max_buf_size(limits.header_size).header_read_timeout(None).writev(false).half_close(true);
+        if let Some(lines) = limits.header_lines {
+            http1.max_headers(lines);
+        }
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         let header_size = u32::try_from(limits.header_size).unwrap_or(u32::MAX);
         http2.max_header_list_size(header_size).max_concurrent_streams(128);

@@ -32,9 +32,6 @@ use crate::shutdown::Stop;
 
 /// The system may keep this many connections that are not accepted yet.
 const BACKLOG: i32 = 1024;
-/// A message may have this many headers, above which the answer is 431: hyper's 100 are too few for what some applications
-/// and those in front of this add.
-pub const MAX_HEADERS: usize = 256;
 /// How long to wait when accepting fails for want of file descriptors or memory: trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -43,6 +40,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Limits {
     /// The size of a request's header, in bytes. Above it the answer is 431.
     pub header_size: usize,
+    /// The number of header lines, if it is another than hyper's 100, for which it needs no memory. The same then.
+    pub header_lines: Option<usize>,
     /// The time to send it.
     pub header_timeout: Duration,
     /// The time a connection may be kept without a request.
