@@ -563,7 +563,9 @@ fn an_answer_that_breaks_off_is_not_taken_for_a_whole_one() {
             let (mut client, mut answer) = begin("1.1");
             go_on.send(String::new()).unwrap();
             answer.read_body(&mut client.0, BodyOf::Answer);
-            assert_eq!((answer.text().as_str(), answer.is_complete), ("hello", false), "{head:?} {reset}");
+            // A reset takes away what the gate has not read yet.
+            let is_part = if reset { "hello".starts_with(&answer.text()) } else { answer.text() == "hello" };
+            assert!(is_part && !answer.is_complete, "{head:?} {reset}: {answer:?}");
 
             // HTTP/1.0 has no chunks: without a length the connection must not end as it does after a whole answer.
             let (mut client, mut answer) = begin("1.0");
