@@ -138,7 +138,7 @@ impl Proxy {
             return Ok(Response::from_parts(head, None));
         }
         let patience = Patience::new(self.patience);
-        let mut answer = Answer { body, connection: Some(connection), patience, pass, proxy: self };
+        let mut answer = Answer { body, connection: Some(connection), patience, pass, proxy: self, failure: None };
         if answer.body.is_end_stream() {
             poll_fn(|cx| {
                 answer.end(cx);
@@ -363,6 +363,8 @@ pub struct Answer {
     patience: Patience,
     pass: Pass,
     proxy: Arc<Proxy>,
+    /// What is to be told next.
+    failure: Option<Failure>,
 }
 
 impl Answer {
@@ -373,10 +375,13 @@ impl Answer {
         }
     }
 
-    fn fail(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    /// Breaks the answer off; not at once, since hyper would not send then what it was given before.
+    fn fail(&mut self, failure: Failure, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.proxy.report(&failure, &mut self.pass);
         self.connection = None;
-        Poll::Ready(Some(Err(failure.into())))
+        self.failure = Some(failure);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -388,6 +393,9 @@ impl Body for Answer {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let answer = self.get_mut();
+        if let Some(failure) = answer.failure.take() {
+            return Poll::Ready(Some(Err(failure.into())));
+        }
         let mut frame = Pin::new(&mut answer.body).poll_frame(cx);
         if let (true, Some(connection)) = (frame.is_pending(), &mut answer.connection) {
             // Nobody else works on the connection.
@@ -402,16 +410,16 @@ impl Body for Answer {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => answer.fail(Failure::of(error)),
+            Poll::Ready(Some(Err(error))) => answer.fail(Failure::of(error), cx),
             Poll::Ready(None) => {
                 answer.end(cx);
                 Poll::Ready(None)
             }
-            Poll::Pending if answer.pass.poll_cut(cx).is_ready() => answer.fail(Failure::Cut),
+            Poll::Pending if answer.pass.poll_cut(cx).is_ready() => answer.fail(Failure::Cut, cx),
             Poll::Pending => {
                 while answer.patience.poll(cx).is_ready() {
                     if !std::mem::take(&mut answer.patience.moved) {
-                        return answer.fail(Failure::Timeout("does not go on with its answer"));
+                        return answer.fail(Failure::Timeout("does not go on with its answer"), cx);
                     }
                     answer.patience.renew();
                 }
