@@ -16,7 +16,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
-/// A request that cannot be forwarded, since it is not clear whom it is for.
+/// A request that cannot be forwarded, since it could be read in more than one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Ambiguous {
     /// HTTP/1.1 without `Host` (RFC 9112 §3.2).
@@ -25,6 +25,15 @@ pub(super) enum Ambiguous {
     /// More than one, or one that differs from `:authority` (RFC 9113 §8.3.1).
     #[error("the request has more than one Host")]
     Hosts,
+    /// One that is none (RFC 9112 §3.2).
+    #[error("the request's Host is no host")]
+    NotAHost,
+    /// Neither a path nor a URL: a host alone is what `CONNECT` asks for (RFC 9112 §3.2.3).
+    #[error("the request's target is no path")]
+    NotAPath,
+    /// Another transfer coding than `chunked`, which would be lost here.
+    #[error("the request has a transfer coding that is not known")]
+    Coding,
 }
 
 /// Makes of a request's headers those that the application gets.
@@ -38,6 +47,12 @@ pub(super) fn of_request(
     version: Version,
     client: IpAddr,
 ) -> Result<(), Ambiguous> {
+    if uri.authority().is_some() && uri.scheme().is_none() {
+        return Err(Ambiguous::NotAPath);
+    }
+    if has_other_coding(headers) {
+        return Err(Ambiguous::Coding);
+    }
     let upgrade = upgrade(headers, version);
     let takes_trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
     remove_hop_by_hop(headers);
@@ -79,6 +94,13 @@ fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     (asked && !protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2c")).then(|| protocol.clone())
 }
 
+/// Whether a message has a transfer coding that hyper does not undo: it takes `chunked` at the end for all there is.
+pub(super) fn has_other_coding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let first = codings.next();
+    codings.next().is_some() || first.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
 /// What concerns one connection only (RFC 9110 §7.6.1), and what `Connection` names. Framing is made anew.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if let Entry::Occupied(connection) = headers.entry(CONNECTION) {
@@ -114,6 +136,8 @@ fn set_host(headers: &mut HeaderMap, uri: &Uri, version: Version) -> Result<(), 
         return Err(Ambiguous::Hosts);
     }
     match (first, uri.authority()) {
+        (Some(host), None) if !is_host(host.as_bytes()) => Err(Ambiguous::NotAHost),
+        (_, Some(authority)) if !is_host(authority.as_str().as_bytes()) => Err(Ambiguous::NotAHost),
         (Some(host), Some(authority))
             if version >= Version::HTTP_2 && host.as_bytes() != authority.as_str().as_bytes() =>
         {
@@ -128,6 +152,11 @@ fn set_host(headers: &mut HeaderMap, uri: &Uri, version: Version) -> Result<(), 
         (None, None) if version == Version::HTTP_10 => Ok(()),
         (None, None) => Err(Ambiguous::NoHost),
     }
+}
+
+/// Whether these are the characters of a host and a port, or nothing (RFC 3986 §3.2.2).
+fn is_host(host: &[u8]) -> bool {
+    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
 }
 
 /// HTTP/2 may split `Cookie`, HTTP/1 may not (RFC 9113 §8.2.3).
@@ -200,7 +229,7 @@ mod tests {
             ("keep-alive", "5"),
             ("proxy-connection", "close"),
             ("te", "gzip"),
-            ("transfer-encoding", "chunked"),
+            ("transfer-encoding", "Chunked"),
             ("upgrade", "h2c"),
             ("expect", "100-continue"),
             ("trailer", "x-sum"),
@@ -255,6 +284,23 @@ mod tests {
         assert_eq!(host(&[("host", "a"), ("host", "a")], "/", Version::HTTP_11), Err(Ambiguous::Hosts));
         assert_eq!(host(&[], "/", Version::HTTP_11), Err(Ambiguous::NoHost));
         assert_eq!(host(&[], "/", Version::HTTP_10), Ok(None));
+        for none in ["a b", "a/b", "a?", "me@a", "a\\b", "a\"", "<a>", "a#b"] {
+            assert_eq!(host(&[("host", none)], "/", Version::HTTP_11), Err(Ambiguous::NotAHost), "{none}");
+        }
+        for one in ["", "a.example:80", "[2001:db8::1]:80", "a_b-c~%20", "192.0.2.1"] {
+            assert_eq!(host(&[("host", one)], "/", Version::HTTP_11), some(one));
+        }
+        assert_eq!(host(&[], "http://me:secret@a/", Version::HTTP_2), Err(Ambiguous::NotAHost));
+        assert_eq!(host(&[("host", "a")], "a", Version::HTTP_11), Err(Ambiguous::NotAPath));
+    }
+
+    #[test]
+    fn no_coding_is_lost() {
+        for (coding, other) in [("chunked", false), ("CHUNKED", false), ("gzip, chunked", true), ("identity", true)] {
+            assert_eq!(has_other_coding(&headers(&[("transfer-encoding", coding)])), other, "{coding}");
+        }
+        assert!(!has_other_coding(&headers(&[])));
+        assert!(has_other_coding(&headers(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")])));
     }
 
     #[test]

@@ -156,13 +156,13 @@ impl hyper::service::Service<Request<RequestBody>> for Gate {
             && let Some(hold) = forwarding.admit()
         {
             let format = Format::of(request.method(), request.headers());
-            let head = *request.method() == Method::HEAD;
+            let (head, is_http1) = (*request.method() == Method::HEAD, request.version() < Version::HTTP_2);
             let pass = Pass::new(forwarding.requests.clone(), forwarding.cut.clone());
             let (gate, proxy) = (self.clone(), forwarding.proxy.clone());
             return Replying::Forwarding(Box::pin(async move {
                 match proxy.forward(request, hold, pass).await {
                     Ok(answer) => answer.map(|body| body.map_or(Reply::Own(Full::default()), Reply::Forwarded)),
-                    Err(failure) => gate.failed(&failure, format, head).map(Reply::Own),
+                    Err(failure) => gate.failed(&failure, format, head, is_http1).map(Reply::Own),
                 }
             }));
         }
@@ -172,11 +172,16 @@ impl hyper::service::Service<Request<RequestBody>> for Gate {
 
 impl Gate {
     /// The answer to a request that the application has not answered.
-    fn failed(&self, failure: &Failure, format: Format, head: bool) -> Response<Full<Bytes>> {
+    fn failed(&self, failure: &Failure, format: Format, head: bool, is_http1: bool) -> Response<Full<Bytes>> {
         if let Failure::Cut = failure {
             return self.page(format, head);
         }
-        page::failure(failure.status(), format, head)
+        let mut response = page::failure(failure.status(), format, head);
+        if is_http1 && matches!(failure, Failure::Ambiguous(_) | Failure::Tunnel) {
+            // Whoever is unclear in one request is not trusted to be clear in where the next begins.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
     /// Refuses a request, and sees to what its client still sends.

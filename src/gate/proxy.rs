@@ -37,7 +37,7 @@ pub(super) struct Proxy {
 /// Why there is no answer of the application's.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// It is not clear whom the request is for.
+    /// The request could be read in more than one way.
     #[error(transparent)]
     Ambiguous(#[from] Ambiguous),
     /// `CONNECT`.
@@ -61,6 +61,9 @@ pub(super) enum Failure {
     /// It answers something else than HTTP.
     #[error("does not answer in HTTP: {0}")]
     Protocol(hyper::Error),
+    /// It answers in a transfer coding that nobody has asked for.
+    #[error("answers in a transfer coding other than chunked")]
+    Coding,
     /// Maintenance has begun, and the time to finish is over.
     #[error("cut")]
     Cut,
@@ -70,10 +73,10 @@ impl Failure {
     /// What the client is told.
     pub(super) fn status(&self) -> StatusCode {
         match self {
+            Self::Ambiguous(Ambiguous::Coding) | Self::Tunnel => StatusCode::NOT_IMPLEMENTED,
             Self::Ambiguous(_) => StatusCode::BAD_REQUEST,
-            Self::Tunnel => StatusCode::NOT_IMPLEMENTED,
             Self::ClientTimeout | Self::ClientGone => StatusCode::REQUEST_TIMEOUT,
-            Self::Connect(_) | Self::Closed(_) | Self::Protocol(_) => StatusCode::BAD_GATEWAY,
+            Self::Connect(_) | Self::Closed(_) | Self::Protocol(_) | Self::Coding => StatusCode::BAD_GATEWAY,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Cut => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -85,7 +88,7 @@ impl Failure {
             Self::Connect(_) => Some("connect"),
             Self::Timeout(_) => Some("timeout"),
             Self::Closed(_) => Some("closed"),
-            Self::Protocol(_) => Some("protocol"),
+            Self::Protocol(_) | Self::Coding => Some("protocol"),
             Self::Ambiguous(_) | Self::Tunnel | Self::ClientTimeout | Self::ClientGone | Self::Cut => None,
         }
     }
@@ -117,6 +120,10 @@ impl Proxy {
     ) -> Result<Response<Option<Answer>>, Failure> {
         let upgrade = request.body().upgrade();
         let (response, connection) = match self.exchange(request, hold, &mut pass).await {
+            Ok((response, _)) if headers::has_other_coding(response.headers()) => {
+                self.report(&Failure::Coding, &mut pass);
+                return Err(Failure::Coding);
+            }
             Ok(exchanged) => exchanged,
             Err(failure) => {
                 self.report(&failure, &mut pass);

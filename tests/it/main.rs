@@ -32,6 +32,7 @@ mod prometheus;
 mod refusals;
 mod running;
 mod smoke;
+mod smuggling;
 mod stopping;
 mod upgrades;
 mod watcher;
