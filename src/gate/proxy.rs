@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -119,8 +119,8 @@ impl Proxy {
         mut pass: Pass,
     ) -> Result<Response<Option<Answer>>, Failure> {
         let upgrade = request.body().upgrade();
-        let (response, connection) = match self.exchange(request, hold, &mut pass).await {
-            Ok((response, _)) if headers::has_other_coding(response.headers()) => {
+        let (response, connection, mut patience) = match self.exchange(request, hold, &mut pass).await {
+            Ok((response, ..)) if headers::has_other_coding(response.headers()) => {
                 self.report(&Failure::Coding, &mut pass);
                 return Err(Failure::Coding);
             }
@@ -144,7 +144,7 @@ impl Proxy {
             upgrade.then(move |client| pass_on(client, upstream, early, pass));
             return Ok(Response::from_parts(head, None));
         }
-        let patience = Patience::new(self.patience);
+        patience.moved = true;
         let mut answer = Answer { body, connection: Some(connection), patience, pass, proxy: self, failure: None };
         if answer.body.is_end_stream() {
             poll_fn(|cx| {
@@ -227,7 +227,7 @@ impl Proxy {
     ) -> Result<Exchanged, Box<Lost>> {
         connection.hold(hold);
         let progress = request.body().progress.clone();
-        let mut patience = Patience::new(self.patience);
+        let mut patience = Patience::new(self.patience, progress.clone());
         let mut unsent = None;
         let mut answer = pin!(connection.sender.try_send_request(request));
         let answered = poll_fn(|cx| {
@@ -244,20 +244,11 @@ impl Proxy {
             if pass.poll_cut(cx).is_ready() {
                 return Poll::Ready(Err(Failure::Cut));
             }
-            while patience.poll(cx).is_ready() {
-                match progress.as_deref() {
-                    Some(progress) if progress.moved.swap(false, Relaxed) => patience.renew(),
-                    Some(progress) if progress.waiting.load(Relaxed) => {
-                        return Poll::Ready(Err(Failure::ClientTimeout));
-                    }
-                    _ => return Poll::Ready(Err(Failure::Timeout("does not answer"))),
-                }
-            }
-            Poll::Pending
+            patience.poll(cx, "does not answer").map(Err)
         })
         .await;
         match answered {
-            Ok(response) => Ok((response, connection)),
+            Ok(response) => Ok((response, connection, patience)),
             Err(failure) => {
                 // It is at work no longer. In all other cases the connection keeps what it holds until that is so.
                 let hold = if matches!(failure, Failure::Closed(_)) { connection.release() } else { None };
@@ -288,8 +279,8 @@ async fn pass_on(mut client: Upgraded, upstream: Stream, early: Bytes, mut pass:
     }
 }
 
-/// The head of an answer, and the connection on which the rest comes.
-type Exchanged = (Response<Incoming>, Box<Connection<Outgoing>>);
+/// The head of an answer, the connection on which the rest comes, and for how long.
+type Exchanged = (Response<Incoming>, Box<Connection<Outgoing>>, Patience);
 
 /// A request that was not answered. With a hold, it may be sent again.
 struct Lost {
@@ -423,15 +414,10 @@ impl Body for Answer {
                 Poll::Ready(None)
             }
             Poll::Pending if answer.pass.poll_cut(cx).is_ready() => answer.fail(Failure::Cut, cx),
-            Poll::Pending => {
-                while answer.patience.poll(cx).is_ready() {
-                    if !std::mem::take(&mut answer.patience.moved) {
-                        return answer.fail(Failure::Timeout("does not go on with its answer"), cx);
-                    }
-                    answer.patience.renew();
-                }
-                Poll::Pending
-            }
+            Poll::Pending => match answer.patience.poll(cx, "does not go on with its answer") {
+                Poll::Ready(failure) => answer.fail(failure, cx),
+                Poll::Pending => Poll::Pending,
+            },
         }
     }
 
@@ -444,25 +430,34 @@ impl Body for Answer {
     }
 }
 
-/// How long something may take. The timer is made when there is something to wait for.
+/// How long nothing may happen. The timer is made when there is something to wait for.
 struct Patience {
     limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Whether anything has happened since the timer was set.
+    /// Whether some of the answer has come since the timer was set.
     moved: bool,
+    /// How the request's body gets on, if it has one: as long as it does, the application may well wait for the rest.
+    request: Option<Arc<Progress>>,
 }
 
 impl Patience {
-    fn new(limit: Duration) -> Self {
-        Self { limit, timer: None, moved: false }
+    fn new(limit: Duration, request: Option<Arc<Progress>>) -> Self {
+        Self { limit, timer: None, moved: false, request }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.timer.get_or_insert_with(|| Box::pin(sleep(self.limit))).as_mut().poll(cx)
-    }
-
-    fn renew(&mut self) {
-        if let Some(timer) = &mut self.timer {
+    /// Ready when nothing has happened for that long, with whose fault it is: the application's `silence`, or that of the
+    /// client, for whose request it waits.
+    fn poll(&mut self, cx: &mut Context<'_>, silence: &'static str) -> Poll<Failure> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.limit)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let (moved, waiting) = match &self.request {
+                Some(request) => (request.moved.swap(false, Relaxed), request.waiting.load(Relaxed)),
+                None => (false, false),
+            };
+            if !std::mem::take(&mut self.moved) && !moved {
+                return Poll::Ready(if waiting { Failure::ClientTimeout } else { Failure::Timeout(silence) });
+            }
             timer.as_mut().reset(Instant::now() + self.limit);
         }
     }

@@ -19,6 +19,7 @@ use prometheus::IntGauge;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::maintenance::state::Permits;
 
@@ -27,6 +28,10 @@ use crate::maintenance::state::Permits;
 pub const HEADER_LINES: usize = 256;
 /// So many connections without a request are kept.
 const KEPT: usize = 1024;
+/// How much an application may send that nobody hears, in bytes, before it is told by a reset.
+const UNHEARD: usize = 1024 * 1024;
+/// For how long; and how long it then has to take notice.
+const UNHEARD_FOR: Duration = Duration::from_secs(10);
 
 /// Where requests are forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,15 +252,35 @@ impl Drop for Stream {
     }
 }
 
-/// Waits until the application has closed. It may take its time; a host that has vanished is found out.
+/// Waits until the application has closed. It may take its time, as long as it is at work in silence; a host that has
+/// vanished is found out.
+///
+/// One that goes on sending may not have looked whether anybody listens, and finds out only if it cannot send. After that
+/// its end is not seen here: it gets time for it.
 async fn closed(stream: TcpStream, _hold: Hold) -> io::Result<()> {
     let alive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
     SockRef::from(&stream).set_tcp_keepalive(&alive)?;
     let stream = stream.into_std()?;
     stream.shutdown(Shutdown::Write)?;
     let mut stream = TcpStream::from_std(stream)?;
-    let mut buffer = [0; 4096];
-    while stream.read(&mut buffer).await? > 0 {}
+    let (mut buffer, mut left) = ([0; 4096], UNHEARD);
+    let mut until = None;
+    while left > 0 {
+        let read = match until {
+            None => stream.read(&mut buffer).await?,
+            Some(until) => match timeout_at(until, stream.read(&mut buffer)).await {
+                Ok(read) => read?,
+                Err(_) => break,
+            },
+        };
+        if read == 0 {
+            return Ok(());
+        }
+        left = left.saturating_sub(read);
+        until.get_or_insert_with(|| Instant::now() + UNHEARD_FOR);
+    }
+    drop(stream);
+    sleep(UNHEARD_FOR).await;
     Ok(())
 }
 
