@@ -30,7 +30,7 @@ pub struct Application {
 #[derive(Default)]
 struct Shared {
     ended: AtomicBool,
-    connections: Mutex<Vec<TcpStream>>,
+    connections: Mutex<Vec<Option<TcpStream>>>,
     asked: Mutex<Vec<Asked>>,
 }
 
@@ -71,12 +71,15 @@ impl Application {
                 }
                 stream.set_read_timeout(Some(DEADLINE)).unwrap();
                 stream.set_nodelay(true).unwrap();
-                seen.connections.lock().unwrap().push(stream.try_clone().unwrap());
-                let mut visitor = Visitor { reader: BufReader::new(stream), number, shared: seen.clone() };
+                seen.connections.lock().unwrap().push(Some(stream.try_clone().unwrap()));
+                let mut visitor =
+                    Visitor { reader: BufReader::new(stream), number, shared: seen.clone(), is_reset: false };
                 let serve = serve.clone();
                 thread::spawn(move || {
                     serve(&mut visitor);
-                    let _ = visitor.reader.get_ref().shutdown(Shutdown::Both);
+                    if !visitor.is_reset {
+                        let _ = visitor.reader.get_ref().shutdown(Shutdown::Both);
+                    }
                 });
             }
         });
@@ -115,7 +118,7 @@ impl Drop for Application {
         // Whoever accepts connections is told by one.
         let _ = TcpStream::connect(self.address);
         self.accepting.take().map(JoinHandle::join);
-        for stream in self.shared.connections.lock().unwrap().iter() {
+        for stream in self.shared.connections.lock().unwrap().iter().flatten() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -127,6 +130,7 @@ pub struct Visitor {
     /// From 0.
     pub number: usize,
     shared: Arc<Shared>,
+    is_reset: bool,
 }
 
 impl Visitor {
@@ -166,10 +170,11 @@ impl Visitor {
         self.reader.get_mut().write_all(bytes.as_ref()).is_ok()
     }
 
-    /// Closes the connection in such a way that the other end gets a reset.
-    pub fn reset(&self) {
+    /// Makes of the end of the connection a reset.
+    pub fn reset(&mut self) {
         socket2::SockRef::from(self.reader.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
-        self.shared.connections.lock().unwrap().clear();
+        self.shared.connections.lock().unwrap()[self.number] = None;
+        self.is_reset = true;
     }
 }
 

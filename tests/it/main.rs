@@ -35,4 +35,5 @@ mod smoke;
 mod smuggling;
 mod stopping;
 mod upgrades;
+mod upstream_errors;
 mod watcher;
