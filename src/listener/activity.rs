@@ -129,14 +129,13 @@ impl Activity {
     }
 
     /// Takes up a request: the answer to it is work, and so is its body.
-    fn begin(self: &Arc<Self>, request: Request<Incoming>) -> (Work, Request<RequestBody>) {
+    fn begin(self: &Arc<Self>, request: Request<Incoming>) -> (Answering, Request<RequestBody>) {
         let multiplexed = request.version() >= Version::HTTP_2;
         let has_body = !request.body().is_end_stream();
         self.multiplexed.store(multiplexed, Relaxed);
         self.ends_answers.store(request.version() == Version::HTTP_10, Relaxed);
         self.unread.store(has_body && !multiplexed, Relaxed);
-        self.unflushed.store(true, Relaxed);
-        let answer = self.work();
+        let answer = Answering(self.work());
         let reading = has_body.then(|| self.work());
         (answer, request.map(|body| RequestBody { body, reading, activity: self.clone() }))
     }
@@ -167,9 +166,20 @@ impl Activity {
     }
 }
 
-/// A body that is being read, or an answer that is being written.
+/// A body that is being read, or an answer that is being made.
 #[derive(Debug)]
 struct Work(Arc<Activity>);
+
+/// An answer that is being made. When hyper has taken the last of it, it has yet to write that: only a flush after this
+/// tells that it has, since in the midst of an answer it flushes as well.
+#[derive(Debug)]
+struct Answering(Work);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.0.unflushed.store(true, Relaxed);
+    }
+}
 
 impl Drop for Work {
     fn drop(&mut self) {
@@ -271,7 +281,7 @@ pin_project! {
     pub(super) struct TrackedFuture<F> {
         #[pin]
         future: F,
-        answer: Option<Work>,
+        answer: Option<Answering>,
     }
 }
 
@@ -294,7 +304,7 @@ pin_project! {
     pub(super) struct TrackedBody<B> {
         #[pin]
         body: B,
-        answer: Option<Work>,
+        answer: Option<Answering>,
     }
 }
 
@@ -305,7 +315,7 @@ impl<B: Body> Body for TrackedBody<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
         let frame = this.body.poll_frame(cx);
-        if let (Poll::Ready(Some(Err(_))), Some(Work(activity))) = (&frame, this.answer) {
+        if let (Poll::Ready(Some(Err(_))), Some(Answering(Work(activity)))) = (&frame, this.answer) {
             activity.broken.store(activity.ends_answers.load(Relaxed), Relaxed);
         }
         frame

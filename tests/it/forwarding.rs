@@ -3,6 +3,7 @@
 use std::io::{BufRead, Read};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use hyper::body::Frame;
@@ -586,6 +587,30 @@ fn an_answer_that_breaks_off_is_not_taken_for_a_whole_one() {
             assert_eq!(gate.metric("pitstop_requests_total{outcome=\"failed\"}"), 3.0);
         }
     }
+}
+
+#[test]
+fn a_client_that_reads_slowly_gets_all_of_it() {
+    let body = pattern(8 * MIB);
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    let application = Application::answering([head.as_bytes(), &body].concat());
+    let gate = application.gate();
+    let mut client = Client::of(&gate);
+    client.send("GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
+    Message::head(&mut client.0).unwrap();
+    let mut read = Vec::new();
+    // Up to the moment when the gate has all of it, and some is still to be written.
+    while gate.metric("pitstop_requests_total{outcome=\"forwarded\"}") == 0.0 {
+        client.0.by_ref().take(4096).read_to_end(&mut read).unwrap();
+    }
+    // Longer than a connection without a request is left as it is.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(100) {
+        assert_eq!(Client::of(&gate).ask("HEAD / HTTP/1.0\r\n\r\n").status(), 200);
+    }
+    let rest = (body.len() - read.len()) as u64;
+    client.0.by_ref().take(rest).read_to_end(&mut read).unwrap();
+    assert!(read == body);
 }
 
 // Connections to the application.
