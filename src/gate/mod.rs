@@ -74,6 +74,8 @@ pub struct Forward {
 struct Rendered {
     state: watch::Receiver<State>,
     retry_after: Duration,
+    /// Whether nobody is refused while maintenance mode is off.
+    forwards: bool,
     pages: Pages,
 }
 
@@ -93,7 +95,8 @@ impl Gate {
             Forwarding { state: state.clone(), proxy, requests, cut: Arc::default() }
         });
         let pages = Pages::render(state.borrow_and_update().mode(), retry_after);
-        Self(Arc::new(Shared { refused, rendered: Mutex::new(Rendered { state, retry_after, pages }), forwarding }))
+        let rendered = Rendered { state, retry_after, forwards: forwarding.is_some(), pages };
+        Self(Arc::new(Shared { refused, rendered: Mutex::new(rendered), forwarding }))
     }
 
     /// Cuts, each time that maintenance begins, the requests that still run after the time that they have to finish.
@@ -132,7 +135,11 @@ impl Rendered {
     /// Renders anew if the state has changed, or the end that was expected has passed: not once a request.
     fn refresh(&mut self) {
         if self.state.has_changed().unwrap_or(false) || self.pages.is_outdated() {
-            self.pages = Pages::render(self.state.borrow_and_update().mode(), self.retry_after);
+            let state = self.state.borrow_and_update();
+            // Who is refused while maintenance ends is still told why.
+            if !(self.forwards && matches!(state.mode(), Mode::Off)) {
+                self.pages = Pages::render(state.mode(), self.retry_after);
+            }
         }
     }
 }
