@@ -9,6 +9,7 @@ mod chart_values;
 mod charts;
 mod commands;
 mod costs;
+mod draining;
 mod fietsboek;
 mod file;
 mod filesystem;
