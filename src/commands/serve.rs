@@ -19,7 +19,7 @@ use crate::admin::routes::{Admin, router};
 use crate::cli::{Common, Serve};
 use crate::gate::upstream::HEADER_LINES;
 use crate::gate::{Forward, Gate};
-use crate::listener::{Limits, Listener};
+use crate::listener::{Cuts, Limits, Listener};
 use crate::maintenance::state::Mode;
 use crate::maintenance::watch::{self as lookout, Role};
 use crate::metrics::Metrics;
@@ -62,15 +62,16 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
         thread::Builder::new().name("traffic".to_owned()).spawn(move || {
             let serve = || {
                 self::runtime()?.block_on(async {
-                    tokio::spawn(gate.clone().cut_after(drain_timeout));
-                    traffic.serve(gate, limits, traffic_stop).await
+                    let cuts = Cuts::default();
+                    tokio::spawn(gate.clone().cut_after(drain_timeout, cuts.clone()));
+                    traffic.serve(gate, limits, cuts, traffic_stop).await
                 })
             };
             let _ = report.send(serve());
         })?;
         let routes = router(Admin { state, looks, stop: stop.clone(), metrics, in_flight });
         let admin_limits = Limits { connections: ADMIN_CONNECTIONS, header_lines: None, ..limits };
-        let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), admin_limits, stop);
+        let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), admin_limits, Cuts::default(), stop);
         let served = async { tokio::try_join!(admin_served, async { traffic_served.await.map_err(io::Error::other)? }) };
         until_stopped(signals, &phase, serve, served).await
     })

@@ -21,7 +21,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::{Method, Request, Response, Version};
 use prometheus::IntCounter;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -30,7 +30,7 @@ use self::page::Pages;
 use self::pass::Pass;
 use self::proxy::{Answer, Failure, Proxy};
 use self::upstream::{Hold, Upstream};
-use crate::listener::RequestBody;
+use crate::listener::{Cuts, RequestBody};
 use crate::maintenance::state::{Mode, State};
 use crate::metrics::Requests;
 
@@ -54,8 +54,6 @@ struct Forwarding {
     state: watch::Receiver<State>,
     proxy: Arc<Proxy>,
     requests: Arc<Requests>,
-    /// Tells all requests that run to end.
-    cut: Arc<Notify>,
 }
 
 /// Where and how requests are forwarded, and what is counted of it.
@@ -92,7 +90,7 @@ impl Gate {
         let forwarding = forward.map(|forward| {
             let requests = Arc::new(forward.requests);
             let proxy = Arc::new(Proxy::new(forward.upstream, forward.timeout, requests.clone()));
-            Forwarding { state: state.clone(), proxy, requests, cut: Arc::default() }
+            Forwarding { state: state.clone(), proxy, requests }
         });
         let pages = Pages::render(state.borrow_and_update().mode(), retry_after);
         let rendered = Rendered { state, retry_after, forwards: forwarding.is_some(), pages };
@@ -100,7 +98,7 @@ impl Gate {
     }
 
     /// Cuts, each time that maintenance begins, the requests that still run after the time that they have to finish.
-    pub async fn cut_after(self, limit: Duration) {
+    pub async fn cut_after(self, limit: Duration, cuts: Cuts) {
         let Some(forwarding) = &self.0.forwarding else { return };
         let mut state = forwarding.state.clone();
         // Until the channel is gone.
@@ -109,9 +107,9 @@ impl Gate {
             if timeout(limit, over).await.is_err() {
                 let left = forwarding.requests.in_flight.get();
                 if left > 0 {
-                    warn!("after {limit:?} of maintenance requests still run: {left}. Their clients are cut");
+                    warn!("{left} requests still run after {limit:?} of maintenance: their clients are cut");
                 }
-                forwarding.cut.notify_waiters();
+                cuts.cut();
                 let _ = state.wait_for(|state| !matches!(state.mode(), Mode::On(_))).await;
             }
         }
@@ -145,11 +143,15 @@ impl Rendered {
 }
 
 impl Forwarding {
-    /// What a request has to hold that is let in now; `None` if none is. The permits are those of the very state that says
-    /// so: whoever waits for them knows of this request.
-    fn admit(&self) -> Option<Hold> {
+    /// What a request has to hold that is let in now, and what it carries with it; `None` if none is. The permits are those
+    /// of the very state that says so: whoever waits for them knows of this request. And whoever cuts cuts this one, since
+    /// the state cannot change meanwhile.
+    fn admit(&self, request: &Request<RequestBody>) -> Option<(Hold, Pass)> {
         let state = self.state.borrow();
-        matches!(state.mode(), Mode::Off).then(|| Hold::new(state.permits().clone(), self.requests.in_flight.clone()))
+        matches!(state.mode(), Mode::Off).then(|| {
+            let hold = Hold::new(state.permits().clone(), self.requests.in_flight.clone());
+            (hold, Pass::new(self.requests.clone(), request.body().cut()))
+        })
     }
 }
 
@@ -160,11 +162,10 @@ impl hyper::service::Service<Request<RequestBody>> for Gate {
 
     fn call(&self, request: Request<RequestBody>) -> Self::Future {
         if let Some(forwarding) = &self.0.forwarding
-            && let Some(hold) = forwarding.admit()
+            && let Some((hold, pass)) = forwarding.admit(&request)
         {
             let format = Format::of(request.method(), request.headers());
             let (head, is_http1) = (*request.method() == Method::HEAD, request.version() < Version::HTTP_2);
-            let pass = Pass::new(forwarding.requests.clone(), forwarding.cut.clone());
             let (gate, proxy) = (self.clone(), forwarding.proxy.clone());
             return Replying::Forwarding(Box::pin(async move {
                 match proxy.forward(request, hold, pass).await {

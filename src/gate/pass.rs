@@ -1,13 +1,10 @@
 //! What a request that is let in carries with it.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use tokio::sync::Notify;
-use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 
+use crate::listener::Cut;
 use crate::metrics::Requests;
 
 /// What became of a request.
@@ -23,32 +20,24 @@ pub(super) enum Outcome {
 
 /// A request that was let in: it is counted when it is over, and hears when it has to end.
 pub(super) struct Pass {
-    pub(super) outcome: Outcome,
+    /// What has become of it, once that is certain.
+    pub(super) outcome: Option<Outcome>,
+    pub(super) cut: Cut,
     requests: Arc<Requests>,
     begun: Instant,
-    cut: Pin<Box<OwnedNotified>>,
-    is_cut: bool,
 }
 
 impl Pass {
-    /// `cut` tells all requests that run to end.
-    pub(super) fn new(requests: Arc<Requests>, cut: Arc<Notify>) -> Self {
-        let cut = Box::pin(cut.notified_owned());
-        Self { outcome: Outcome::Forwarded, requests, begun: Instant::now(), cut, is_cut: false }
-    }
-
-    /// Whether it has to end.
-    pub(super) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.is_cut {
-            self.is_cut = self.cut.as_mut().poll(cx).is_ready();
-        }
-        if self.is_cut { Poll::Ready(()) } else { Poll::Pending }
+    pub(super) fn new(requests: Arc<Requests>, cut: Cut) -> Self {
+        Self { outcome: None, cut, requests, begun: Instant::now() }
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        let counter = match self.outcome {
+        // If it is not certain, its client has left, or has not taken the answer until it was cut.
+        let uncertain = if self.cut.is_due() { Outcome::Cut } else { Outcome::Forwarded };
+        let counter = match self.outcome.unwrap_or(uncertain) {
             Outcome::Forwarded => &self.requests.forwarded,
             Outcome::Failed => &self.requests.failed,
             Outcome::Cut => &self.requests.cut,

@@ -157,7 +157,7 @@ impl Proxy {
     }
 
     fn report(&self, failure: &Failure, pass: &mut Pass) {
-        pass.outcome = if matches!(failure, Failure::Cut) { Outcome::Cut } else { Outcome::Failed };
+        pass.outcome = Some(if matches!(failure, Failure::Cut) { Outcome::Cut } else { Outcome::Failed });
         if let Some(cause) = failure.cause() {
             self.requests.errors.with_label_values(&[cause]).inc();
             warn!("the application at {} {failure}", self.pool.upstream());
@@ -213,7 +213,7 @@ impl Proxy {
                 Ok(opened) => opened.map_err(Failure::Connect),
                 Err(_) => Err(Failure::Timeout("does not accept a connection")),
             },
-            () = poll_fn(|cx| pass.poll_cut(cx)) => Err(Failure::Cut),
+            () = pass.cut.due() => Err(Failure::Cut),
         }
     }
 
@@ -241,7 +241,7 @@ impl Proxy {
                     }
                 }));
             }
-            if pass.poll_cut(cx).is_ready() {
+            if pass.cut.is_due() {
                 return Poll::Ready(Err(Failure::Cut));
             }
             patience.poll(cx, "does not answer").map(Err)
@@ -265,17 +265,16 @@ async fn pass_on(mut client: Upgraded, upstream: Stream, early: Bytes, mut pass:
         client.write_all(&early).await?;
         copy_bidirectional(&mut client, &mut upstream).await
     };
-    let cut = poll_fn(|cx| pass.poll_cut(cx));
     let ended = tokio::select! {
         ended = both => Some(ended),
-        () = cut => None,
+        () = pass.cut.due() => None,
     };
     match ended {
         // Both have said all that they had to.
         Some(Ok(_)) => upstream.inner().release(),
         // The client has left: the application hears of it, and closes.
         Some(Err(_)) => {}
-        None => pass.outcome = Outcome::Cut,
+        None => pass.outcome = Some(Outcome::Cut),
     }
 }
 
@@ -368,6 +367,7 @@ pub struct Answer {
 impl Answer {
     /// The application has answered in full.
     fn end(&mut self, cx: &mut Context<'_>) {
+        self.pass.outcome = Some(Outcome::Forwarded);
         if let Some(connection) = self.connection.take() {
             self.proxy.pool.keep(connection, cx);
         }
@@ -394,6 +394,9 @@ impl Body for Answer {
         if let Some(failure) = answer.failure.take() {
             return Poll::Ready(Some(Err(failure.into())));
         }
+        if answer.connection.is_some() && answer.pass.cut.is_due() {
+            return answer.fail(Failure::Cut, cx);
+        }
         let mut frame = Pin::new(&mut answer.body).poll_frame(cx);
         if let (true, Some(connection)) = (frame.is_pending(), &mut answer.connection) {
             // Nobody else works on the connection.
@@ -413,7 +416,6 @@ impl Body for Answer {
                 answer.end(cx);
                 Poll::Ready(None)
             }
-            Poll::Pending if answer.pass.poll_cut(cx).is_ready() => answer.fail(Failure::Cut, cx),
             Poll::Pending => match answer.patience.poll(cx, "does not go on with its answer") {
                 Poll::Ready(failure) => answer.fail(failure, cx),
                 Poll::Pending => Poll::Pending,

@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::activity::Activity;
+use super::cut::Cuts;
 
 /// How much of what a client still sends after its last answer is read, in bytes.
 const LINGER: usize = 1024 * 1024;
@@ -44,8 +45,8 @@ pub struct Client {
 }
 
 impl Client {
-    pub(super) fn new(stream: TcpStream, address: IpAddr, place: OwnedSemaphorePermit) -> Self {
-        let activity = Arc::new(Activity::new(address));
+    pub(super) fn new(stream: TcpStream, address: IpAddr, cuts: Cuts, place: OwnedSemaphorePermit) -> Self {
+        let activity = Arc::new(Activity::new(address, cuts));
         Self { stream: TokioIo::new(stream), unread: Bytes::new(), place: Some(place), activity }
     }
 
@@ -104,7 +105,9 @@ impl Read for Client {
 
 impl Write for Client {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
+        self.activity.wrote();
+        Poll::Ready(written)
     }
 
     fn poll_write_vectored(
@@ -112,7 +115,9 @@ impl Write for Client {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices));
+        self.activity.wrote();
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -8,13 +8,16 @@ use std::task::{Poll, ready};
 use bytes::Bytes;
 use hyper::body::Body;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
-use super::activity::{Clock, Due, Successor, Tracked};
 use super::client::Client;
+use super::clock::{Clock, Due};
+use super::cut::cut;
+use super::exchange::{Successor, Tracked};
+use super::streams::Streams;
 use super::{BoxError, HttpService, Limits};
 use crate::shutdown::Stop;
 
@@ -22,7 +25,7 @@ use crate::shutdown::Stop;
 #[derive(Debug)]
 pub(super) struct Engines {
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    header_size: u32,
 }
 
 impl Engines {
@@ -36,10 +39,14 @@ impl Engines {
         if let Some(lines) = limits.header_lines {
             http1.max_headers(lines);
         }
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
-        let header_size = u32::try_from(limits.header_size).unwrap_or(u32::MAX);
-        http2.max_header_list_size(header_size).max_concurrent_streams(128);
-        Self { http1, http2 }
+        Self { http1, header_size: u32::try_from(limits.header_size).unwrap_or(u32::MAX) }
+    }
+
+    /// That for HTTP/2, with what runs the streams of one connection.
+    fn http2(&self, streams: Streams) -> http2::Builder<Streams> {
+        let mut http2 = http2::Builder::new(streams);
+        http2.max_header_list_size(self.header_size).max_concurrent_streams(128);
+        http2
     }
 }
 
@@ -68,7 +75,8 @@ where
         None => activity.give_up(),
         Some(true) => {
             // In a box, since each connection, of either protocol, would make room for it.
-            let mut connection = Box::pin(engines.http2.serve_connection(client, service));
+            let streams = Streams::new(activity.clone(), limits.idle_timeout);
+            let mut connection = Box::pin(engines.http2(streams).serve_connection(client, service));
             drive(connection.as_mut(), &mut Clock::new(&activity, limits, false), &mut stop).await;
         }
         Some(false) => loop {
@@ -111,7 +119,9 @@ where
     let mut timer = pin!(sleep_until(clock.deadline));
     let phase = stop.clone();
     let mut draining = pin!(stop.draining());
-    let (mut asked, mut drains) = (false, false);
+    let mut cuts = clock.activity.cuts.next();
+    let mut next_cut = pin!(cut(cuts.clone()));
+    let (mut asked, mut drains, mut cuts_now) = (false, false, false);
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
@@ -120,7 +130,18 @@ where
                 }
                 return Poll::Ready(Rest::Closed);
             }
-            // Asked once, it wakes this task when there is news; asking each time would cost each request.
+            if std::mem::take(&mut cuts_now) && clock.activity.progress.is_deaf() {
+                clock.activity.abandon();
+                return Poll::Ready(Rest::Closed);
+            }
+            // Asked once, they wake this task when there is news; asking each time would cost each request.
+            if (!asked || cuts.has_changed().unwrap_or(false)) && next_cut.as_mut().poll(cx).is_ready() {
+                cuts.mark_unchanged();
+                next_cut.set(cut(cuts.clone()));
+                // Most answers hear of it when hyper asks for more of them.
+                cuts_now = true;
+                continue;
+            }
             if !drains && (!asked || phase.has_changed()) && draining.as_mut().poll(cx).is_ready() {
                 drains = true;
                 connection.as_mut().graceful_shutdown();
@@ -133,7 +154,7 @@ where
             ready!(timer.as_mut().poll(cx));
             match clock.due() {
                 Due::Close => {
-                    clock.activity.give_up();
+                    clock.activity.abandon();
                     return Poll::Ready(Rest::Closed);
                 }
                 Due::Park => return Poll::Ready(if drains { Rest::Closed } else { Rest::Parked }),

@@ -6,7 +6,11 @@
 
 mod activity;
 mod client;
+mod clock;
 mod connection;
+mod cut;
+mod exchange;
+mod streams;
 
 use std::convert::Infallible;
 use std::io;
@@ -25,9 +29,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::warn;
 
-pub use self::activity::{RequestBody, Upgrade};
 pub use self::client::{Client, Upgraded};
 use self::connection::Engines;
+pub use self::cut::{Cut, Cuts};
+pub use self::exchange::{RequestBody, Upgrade};
 use crate::shutdown::Stop;
 
 /// The system may keep this many connections that are not accepted yet.
@@ -109,12 +114,13 @@ impl Listener {
     }
 
     /// Serves HTTP/1 and HTTP/2 until it is told to stop, then lets the requests finish that run. Returns when the
-    /// last connection is closed: whoever calls sets a limit to that.
+    /// last connection is closed: whoever calls sets a limit to that. `cuts` ends requests before, of which the service
+    /// has said that it may.
     ///
     /// # Errors
     ///
     /// The runtime cannot use the socket.
-    pub async fn serve<S, B>(self, service: S, limits: Limits, mut stop: Stop) -> io::Result<()>
+    pub async fn serve<S, B>(self, service: S, limits: Limits, cuts: Cuts, mut stop: Stop) -> io::Result<()>
     where
         S: HttpService<B> + Clone + Send + 'static,
         S::Future: Send,
@@ -146,7 +152,7 @@ impl Listener {
             };
             let service = service.clone();
             tokio::spawn(connection::serve(
-                Client::new(stream, address.ip(), place),
+                Client::new(stream, address.ip(), cuts.clone(), place),
                 service,
                 engines.clone(),
                 limits,

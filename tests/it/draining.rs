@@ -163,6 +163,89 @@ fn what_never_pauses_is_cut_too() {
     eventually("it is counted", || outcome(&gate, "cut") == 1.0);
 }
 
+/// An application that answers with more than fits into all that is between it and a client.
+fn endless() -> Application {
+    Application::new(|visitor| {
+        while visitor.request().is_some() {
+            visitor.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            let chunk = format!("{:x}\r\n{}\r\n", 100_000, "x".repeat(100_000));
+            while visitor.write(&chunk) {}
+        }
+    })
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut_too() {
+    for request in [get("/"), "GET / HTTP/1.0\r\nHost: shop\r\n\r\n".to_owned()] {
+        let application = endless();
+        let gate = application.gate_with(&["--drain-timeout", "300ms"]);
+        let mut client = Client::of(&gate);
+        client.send(request);
+        assert_eq!(Message::head(&mut client.0).unwrap().status(), 200);
+        assert_eq!(gate.run(&["maintenance-mode", "Updating", "--wait"]).code, Some(0), "{}", gate.log());
+        eventually("it is counted", || outcome(&gate, "cut") == 1.0);
+        // What has come already can be read, and it is seen not to be whole.
+        let mut rest = Message { headers: vec![("transfer-encoding".into(), "chunked".into())], ..Message::default() };
+        rest.first = "HTTP/1.1 200 OK".into();
+        rest.read_body(&mut client.0, BodyOf::Answer);
+        assert!(!rest.is_complete);
+    }
+}
+
+#[test]
+fn so_is_a_stream_that_is_not_read() {
+    let application = Application::new(|visitor| {
+        while let Some(request) = visitor.request() {
+            if request.target() == "/" {
+                visitor.write(OK);
+                continue;
+            }
+            visitor.write("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+            while visitor.write([b'x'; 100_000]) {}
+        }
+    });
+    let gate = application.gate_with(&["--drain-timeout", "300ms"]);
+    http2(&gate, async |mut sender| {
+        let ask = |path: &str| Request::get(format!("http://shop{path}")).body(whole("")).unwrap();
+        let unread = sender.send_request(ask("/endless")).await.unwrap();
+        assert_eq!(unread.status(), 200);
+        let file = gate.file();
+        let wait = tokio::task::spawn_blocking({
+            let mut wait = wait_in(gate.path());
+            move || wait.ended()
+        });
+        assert_eq!(wait.await.unwrap(), enabled());
+        assert_eq!(outcome(&gate, "cut"), 1.0);
+        assert!(unread.into_body().collect().await.is_err());
+        // The connection serves on, also after the end.
+        assert_eq!(sender.send_request(ask("/")).await.unwrap().status(), 503);
+        fs::remove_file(file).unwrap();
+        eventually("it is open", || gate.is_off());
+        assert_eq!(sender.send_request(ask("/")).await.unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn who_does_not_read_for_long_is_left() {
+    let application = endless();
+    let gate = application.gate_with(&["--idle-timeout", "1s"]);
+    let mut client = Client::of(&gate);
+    client.send(get("/"));
+    assert_eq!(Message::head(&mut client.0).unwrap().status(), 200);
+    eventually("the application is let go", || gate.metric("pitstop_requests_in_flight") == 0.0);
+    http2(&gate, async |mut sender| {
+        let request = Request::get("http://shop/").body(whole("")).unwrap();
+        let unread = sender.send_request(request).await.unwrap();
+        assert_eq!(unread.status(), 200);
+        assert_eq!(gate.metric("pitstop_requests_in_flight"), 1.0);
+        while gate.metric("pitstop_requests_in_flight") != 0.0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(unread.into_body().collect().await.is_err());
+    });
+    assert_eq!((outcome(&gate, "cut"), outcome(&gate, "forwarded")), (0.0, 2.0));
+}
+
 #[test]
 fn over_http_2_streams_finish_or_are_cut_one_by_one() {
     let (let_go, wait) = channel::<()>();

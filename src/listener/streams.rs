@@ -1,0 +1,73 @@
+//! The streams of HTTP/2 connections: hyper has a task for each, in which it waits for the client as long as that likes.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use hyper::rt::Executor;
+use tokio::time::{Sleep, sleep};
+
+use super::activity::Activity;
+use super::cut::cut;
+use super::exchange::Progress;
+
+/// Runs the streams of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Streams {
+    activity: Arc<Activity>,
+    /// How long a client may take for a part of an answer.
+    patience: Duration,
+}
+
+impl Streams {
+    pub(super) fn new(activity: Arc<Activity>, patience: Duration) -> Self {
+        Self { activity, patience }
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        // hyper hands over a stream as soon as the service was asked to answer it.
+        let progress = self.activity.latest().unwrap_or_default();
+        tokio::spawn(run(stream, progress, self.activity.clone(), self.patience));
+    }
+}
+
+/// Runs a stream to its end, or until its client has let the time pass to take a part of the answer, or has kept it from
+/// being cut. Dropped before its end, it is reset.
+async fn run(stream: impl Future<Output = ()>, progress: Arc<Progress>, activity: Arc<Activity>, patience: Duration) {
+    let mut stream = pin!(stream);
+    // Whoever was let in before a cut ends with it: there is but one to wait for.
+    let cuts = activity.cuts.next();
+    let mut cut = pin!(cut(cuts.clone()));
+    let mut heard = false;
+    let mut timer = pin!(None::<Sleep>);
+    let mut parts = 0;
+    poll_fn(|cx| {
+        loop {
+            if stream.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if !heard && cut.as_mut().poll(cx).is_ready() {
+                heard = true;
+                continue;
+            }
+            if heard && progress.is_deaf() {
+                return Poll::Ready(());
+            }
+            if !progress.waits_for_client() {
+                timer.set(None);
+                return Poll::Pending;
+            }
+            if timer.is_none() || parts != progress.parts() {
+                parts = progress.parts();
+                timer.set(Some(sleep(patience)));
+            }
+            ready!(timer.as_mut().as_pin_mut().map_or(Poll::Pending, |timer| timer.poll(cx)));
+            return Poll::Ready(());
+        }
+    })
+    .await;
+}
