@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::{Failure, maintenance_files, runtime};
 use crate::admin::routes::{Admin, router};
 use crate::cli::{Common, Serve};
-use crate::gate::upstream::HEADER_LINES;
+use crate::gate::connection::HEADER_LINES;
 use crate::gate::{Forward, Gate};
 use crate::listener::{Cuts, Limits, Listener};
 use crate::maintenance::state::Mode;
@@ -43,8 +43,14 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     let (state, looks) = lookout::start(&files, serve.poll, Role::Open)?;
     let metrics = Metrics::register(Registry::new())?;
     let forward = match serve.upstream.clone() {
-        Some(upstream) => Some(Forward { upstream, timeout: serve.upstream_timeout, requests: metrics.forwarding()? }),
         None => None,
+        Some(upstream) => Some(Forward {
+            upstream,
+            connections: limits.connections,
+            idle_timeout: limits.idle_timeout,
+            timeout: serve.upstream_timeout,
+            requests: metrics.forwarding()?,
+        }),
     };
     let in_flight = forward.as_ref().map(|forward| forward.requests.in_flight.clone());
     let gate = Gate::new(state.clone(), serve.retry_after, metrics.refused(), forward);
@@ -106,7 +112,9 @@ async fn until_stopped<T>(
 /// The limits, with the file descriptors that they need. Those are raised as far as the system allows; if that is
 /// not enough, fewer connections are taken, so that the admin listener and the looks never go without.
 fn limits(serve: &Serve) -> Limits {
-    let wanted = serve.max_connections as u64 + RESERVED_FILES;
+    // Each client may need a connection to the application.
+    let each = if serve.upstream.is_some() { 2 } else { 1 };
+    let wanted = (serve.max_connections as u64).saturating_mul(each) + RESERVED_FILES;
     let mut files = getrlimit(Resource::Nofile);
     if files.current.is_some_and(|current| current < wanted) {
         files.current = Some(files.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
@@ -115,7 +123,7 @@ fn limits(serve: &Serve) -> Limits {
             files = getrlimit(Resource::Nofile);
         }
     }
-    let room = files.current.map_or(u64::MAX, |current| current.saturating_sub(RESERVED_FILES).max(1));
+    let room = files.current.map_or(u64::MAX, |current| (current.saturating_sub(RESERVED_FILES) / each).max(1));
     let connections = usize::try_from(room).unwrap_or(usize::MAX).min(serve.max_connections);
     if connections < serve.max_connections {
         warn!("only {connections} connections are taken at once: the limit on open files (ulimit -n) allows no more");

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hyper::header::{
     CONNECTION, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
-use hyper::{StatusCode, Uri, Version};
+use hyper::{Response, StatusCode, Uri, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -92,6 +92,12 @@ fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let asked =
         version == Version::HTTP_11 && headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"));
     (asked && !protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2c")).then(|| protocol.clone())
+}
+
+/// Whether an answer goes on in one of the protocols that its request has named (RFC 9110 §7.8).
+pub(super) fn is_asked_for<B>(protocols: Option<&HeaderValue>, answer: &Response<B>) -> bool {
+    let (Some(protocols), Some(protocol)) = (protocols, answer.headers().get(UPGRADE)) else { return false };
+    protocol.to_str().is_ok_and(|protocol| has_token(protocols, protocol.trim()))
 }
 
 /// Whether a message has a transfer coding that hyper does not undo: it takes `chunked` at the end for all there is.

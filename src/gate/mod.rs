@@ -1,10 +1,12 @@
 //! The traffic listener: a request is refused with the reason, in the format that the client asks for, or, where there is
 //! an application behind this and maintenance mode is off, forwarded to it.
 
+pub mod connection;
 pub mod format;
 mod headers;
 pub mod page;
 mod pass;
+mod pool;
 mod proxy;
 pub mod upstream;
 
@@ -25,11 +27,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::warn;
 
+use self::connection::Hold;
 use self::format::Format;
 use self::page::Pages;
 use self::pass::Pass;
+use self::pool::Pool;
 use self::proxy::{Answer, Failure, Proxy};
-use self::upstream::{Hold, Upstream};
+use self::upstream::Upstream;
 use crate::listener::{Cuts, RequestBody};
 use crate::maintenance::state::{Mode, State};
 use crate::metrics::Requests;
@@ -61,6 +65,10 @@ struct Forwarding {
 pub struct Forward {
     /// The application.
     pub upstream: Upstream,
+    /// How many connections to it there may be at the same time. Further requests wait for one.
+    pub connections: usize,
+    /// How long one is kept without a request.
+    pub idle_timeout: Duration,
     /// How long it may take to accept a connection, to begin its answer, and between two parts of it.
     pub timeout: Duration,
     /// What is counted of it.
@@ -89,7 +97,8 @@ impl Gate {
     ) -> Self {
         let forwarding = forward.map(|forward| {
             let requests = Arc::new(forward.requests);
-            let proxy = Arc::new(Proxy::new(forward.upstream, forward.timeout, requests.clone()));
+            let pool = Pool::new(forward.upstream, forward.connections, forward.idle_timeout);
+            let proxy = Arc::new(Proxy::new(pool, forward.timeout, requests.clone()));
             Forwarding { state: state.clone(), proxy, requests }
         });
         let pages = Pages::render(state.borrow_and_update().mode(), retry_after);

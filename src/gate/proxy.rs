@@ -12,16 +12,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::ext::ReasonPhrase;
-use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::warn;
 
+use super::connection::{Connection, Hold, Stream};
 use super::headers::{self, Ambiguous};
 use super::pass::{Outcome, Pass};
-use super::upstream::{Connection, Hold, Pool, Stream, Upstream};
+use super::pool::Pool;
 use crate::listener::{RequestBody, Upgraded};
 use crate::metrics::Requests;
 
@@ -64,6 +65,9 @@ pub(super) enum Failure {
     /// It answers in a transfer coding that nobody has asked for.
     #[error("answers in a transfer coding other than chunked")]
     Coding,
+    /// It goes on in a protocol that nobody has asked for.
+    #[error("switches to a protocol that it was not asked for")]
+    Unasked,
     /// Maintenance has begun, and the time to finish is over.
     #[error("cut")]
     Cut,
@@ -76,7 +80,9 @@ impl Failure {
             Self::Ambiguous(Ambiguous::Coding) | Self::Tunnel => StatusCode::NOT_IMPLEMENTED,
             Self::Ambiguous(_) => StatusCode::BAD_REQUEST,
             Self::ClientTimeout | Self::ClientGone => StatusCode::REQUEST_TIMEOUT,
-            Self::Connect(_) | Self::Closed(_) | Self::Protocol(_) | Self::Coding => StatusCode::BAD_GATEWAY,
+            Self::Connect(_) | Self::Closed(_) | Self::Protocol(_) | Self::Coding | Self::Unasked => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Cut => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -88,7 +94,7 @@ impl Failure {
             Self::Connect(_) => Some("connect"),
             Self::Timeout(_) => Some("timeout"),
             Self::Closed(_) => Some("closed"),
-            Self::Protocol(_) | Self::Coding => Some("protocol"),
+            Self::Protocol(_) | Self::Coding | Self::Unasked => Some("protocol"),
             Self::Ambiguous(_) | Self::Tunnel | Self::ClientTimeout | Self::ClientGone | Self::Cut => None,
         }
     }
@@ -102,9 +108,9 @@ impl Failure {
 }
 
 impl Proxy {
-    pub(super) fn new(upstream: Upstream, patience: Duration, requests: Arc<Requests>) -> Self {
-        let host = HeaderValue::try_from(upstream.to_string()).unwrap_or(HeaderValue::from_static("localhost"));
-        Self { pool: Pool::new(upstream), host, patience, requests }
+    pub(super) fn new(pool: Pool<Outgoing>, patience: Duration, requests: Arc<Requests>) -> Self {
+        let host = HeaderValue::try_from(pool.upstream().to_string()).unwrap_or(HeaderValue::from_static("localhost"));
+        Self { pool, host, patience, requests }
     }
 
     /// Forwards a request, and returns when its answer begins.
@@ -119,11 +125,7 @@ impl Proxy {
         mut pass: Pass,
     ) -> Result<Response<Option<Answer>>, Failure> {
         let upgrade = request.body().upgrade();
-        let (response, connection, mut patience) = match self.exchange(request, hold, &mut pass).await {
-            Ok((response, ..)) if headers::has_other_coding(response.headers()) => {
-                self.report(&Failure::Coding, &mut pass);
-                return Err(Failure::Coding);
-            }
+        let (response, connection, mut patience) = match self.ask(request, hold, &mut pass).await {
             Ok(exchanged) => exchanged,
             Err(failure) => {
                 self.report(&failure, &mut pass);
@@ -164,9 +166,23 @@ impl Proxy {
         }
     }
 
-    /// Sends a request: where the application has closed a kept connection meanwhile, once more on a new one.
-    async fn exchange(&self, request: Request<RequestBody>, hold: Hold, pass: &mut Pass) -> Result<Exchanged, Failure> {
+    /// Asks the application, and sees whether its answer can be passed on.
+    async fn ask(&self, request: Request<RequestBody>, hold: Hold, pass: &mut Pass) -> Result<Exchanged, Failure> {
         let request = self.prepare(request)?;
+        let protocols = request.headers().get(UPGRADE).cloned();
+        let exchanged = self.exchange(request, hold, pass).await?;
+        let answer = &exchanged.0;
+        if headers::has_other_coding(answer.headers()) {
+            return Err(Failure::Coding);
+        }
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !headers::is_asked_for(protocols.as_ref(), answer) {
+            return Err(Failure::Unasked);
+        }
+        Ok(exchanged)
+    }
+
+    /// Sends a request: where the application has closed a kept connection meanwhile, once more on a new one.
+    async fn exchange(&self, request: Request<Outgoing>, hold: Hold, pass: &mut Pass) -> Result<Exchanged, Failure> {
         let Some(kept) = poll_fn(|cx| Poll::Ready(self.pool.reuse(cx))).await else {
             return self.send(self.open(pass).await?, request, hold, pass).await.map_err(|lost| lost.failure);
         };
@@ -208,11 +224,16 @@ impl Proxy {
     }
 
     async fn open(&self, pass: &mut Pass) -> Result<Box<Connection<Outgoing>>, Failure> {
-        tokio::select! {
-            opened = timeout(self.patience, self.pool.open()) => match opened {
+        let open = async {
+            let place = timeout(self.patience, self.pool.place()).await.ok().flatten();
+            let place = place.ok_or(Failure::Timeout("has none of its connections free"))?;
+            match timeout(self.patience, self.pool.open(place)).await {
                 Ok(opened) => opened.map_err(Failure::Connect),
                 Err(_) => Err(Failure::Timeout("does not accept a connection")),
-            },
+            }
+        };
+        tokio::select! {
+            opened = open => opened,
             () = pass.cut.due() => Err(Failure::Cut),
         }
     }
@@ -368,8 +389,15 @@ impl Answer {
     /// The application has answered in full.
     fn end(&mut self, cx: &mut Context<'_>) {
         self.pass.outcome = Some(Outcome::Forwarded);
-        if let Some(connection) = self.connection.take() {
-            self.proxy.pool.keep(connection, cx);
+        let Some(mut connection) = self.connection.take() else { return };
+        if connection.is_ready(cx) {
+            drop(connection.release());
+            self.proxy.pool.keep(connection);
+        } else if connection.has_ended() {
+            drop(connection.release());
+        } else {
+            let patience = Patience::new(self.patience.limit, self.patience.request.take());
+            tokio::spawn(finish(connection, patience, self.pass.cut.due(), self.proxy.clone()));
         }
     }
 
@@ -380,6 +408,30 @@ impl Answer {
         self.failure = Some(failure);
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+/// Passes on the rest of a request which the application has answered already: it may well want it.
+async fn finish(
+    mut connection: Box<Connection<Outgoing>>,
+    mut patience: Patience,
+    cut: impl Future<Output = ()>,
+    proxy: Arc<Proxy>,
+) {
+    let mut cut = pin!(cut);
+    let passed_on = poll_fn(|cx| {
+        if connection.is_ready(cx) || connection.has_ended() {
+            return Poll::Ready(true);
+        }
+        let ends = cut.as_mut().poll(cx).is_ready() || patience.poll(cx, "").is_ready();
+        if ends { Poll::Ready(false) } else { Poll::Pending }
+    })
+    .await;
+    if passed_on {
+        drop(connection.release());
+    }
+    if !connection.has_ended() && passed_on {
+        proxy.pool.keep(connection);
     }
 }
 

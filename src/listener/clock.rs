@@ -89,4 +89,3 @@ impl<'a> Clock<'a> {
         Due::Nothing
     }
 }
-

@@ -174,12 +174,7 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    pub(super) fn new(
-        body: Incoming,
-        reading: Option<Work>,
-        activity: Arc<Activity>,
-        progress: Arc<Progress>,
-    ) -> Self {
+    pub(super) fn new(body: Incoming, reading: Option<Work>, activity: Arc<Activity>, progress: Arc<Progress>) -> Self {
         Self { body, reading, activity, progress }
     }
 

@@ -175,6 +175,11 @@ impl Visitor {
         self.reader.get_mut().write_all(bytes.as_ref()).is_ok()
     }
 
+    /// Says that there is no more to come.
+    pub fn close_half(&mut self) {
+        self.reader.get_ref().shutdown(Shutdown::Write).unwrap();
+    }
+
     /// Makes of the end of the connection a reset.
     pub fn reset(&mut self) {
         socket2::SockRef::from(self.reader.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();

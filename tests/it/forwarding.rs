@@ -539,6 +539,50 @@ fn an_answer_before_the_request_has_ended() {
 }
 
 #[test]
+fn what_follows_the_whole_answer_arrives_as_well() {
+    for (framing, rest) in [("Content-Length: 8", "half"), ("Transfer-Encoding: chunked", "4\r\nhalf\r\n0\r\n\r\n")] {
+        let application = Application::new(|visitor| {
+            while let Some(mut message) = visitor.head() {
+                visitor.write(OK);
+                visitor.body(&mut message);
+            }
+        });
+        let gate = application.gate();
+        let mut client = Client::of(&gate);
+        client.send(format!("POST / HTTP/1.1\r\nHost: shop\r\n{framing}\r\n\r\n"));
+        assert_eq!(client.answer().text(), "ok");
+        assert_eq!(gate.metric("pitstop_requests_in_flight"), 1.0, "the application still gets it");
+        if framing.starts_with('C') {
+            client.send("half");
+        } else {
+            client.send("4\r\nhalf\r\n");
+        }
+        client.send(rest);
+        eventually("the application has all of it", || application.asked().len() == 1);
+        assert_eq!((only(&application).text().as_str(), only(&application).is_complete), ("halfhalf", true));
+        eventually("that is all", || gate.metric("pitstop_requests_in_flight") == 0.0);
+        // Both connections serve on.
+        assert_eq!(client.get("/").text(), "ok");
+        assert_eq!(application.connections(), 1);
+        assert_eq!(gate.metric("pitstop_requests_total{outcome=\"forwarded\"}"), 2.0);
+    }
+}
+
+#[test]
+fn a_client_that_does_not_send_the_rest_is_not_waited_for_in_vain() {
+    let application = Application::new(|visitor| {
+        visitor.head();
+        visitor.write(OK);
+        visitor.bytes(1);
+    });
+    let gate = application.gate_with(&["--upstream-timeout", "300ms"]);
+    let mut client = Client::of(&gate);
+    client.send("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 8\r\n\r\n");
+    assert_eq!(client.answer().text(), "ok");
+    eventually("nothing is at work", || gate.metric("pitstop_requests_in_flight") == 0.0);
+}
+
+#[test]
 fn an_answer_that_breaks_off_is_not_taken_for_a_whole_one() {
     for (head, part) in
         [("Content-Length: 10\r\n\r\n", "hello"), ("Transfer-Encoding: chunked\r\n\r\n", "5\r\nhello\r\n")]
@@ -611,43 +655,6 @@ fn a_client_that_reads_slowly_gets_all_of_it() {
     let rest = (body.len() - read.len()) as u64;
     client.0.by_ref().take(rest).read_to_end(&mut read).unwrap();
     assert!(read == body);
-}
-
-// Connections to the application.
-
-#[test]
-fn a_connection_is_used_again() {
-    let application = Application::answering(OK);
-    let gate = application.gate();
-    // Clients that come one after the other; what one leaves unused, the next may use.
-    for number in 0..5 {
-        let mut client = Client::of(&gate);
-        assert_eq!(client.get(&format!("/{number}")).text(), "ok");
-        let answer = client.ask(format!("POST /{number} HTTP/1.1\r\nHost: shop\r\nContent-Length: 3\r\n\r\na=b"));
-        assert_eq!(answer.text(), "ok");
-    }
-    assert_eq!((application.connections(), application.asked().len()), (1, 10));
-    eventually("all are counted", || gate.metric("pitstop_requests_total{outcome=\"forwarded\"}") == 10.0);
-    assert_eq!(gate.metric("pitstop_requests_in_flight"), 0.0);
-}
-
-#[test]
-fn what_follows_an_answer_is_no_answer_to_the_next_request() {
-    for surplus in ["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", "evil", "\r\n", "HTTP/1.1 408 Timeout\r\n\r\n"]
-    {
-        let application = Application::new(move |visitor| {
-            while let Some(request) = visitor.request() {
-                let path = request.target().to_owned();
-                visitor.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}{surplus}", path.len()));
-            }
-        });
-        let gate = application.gate();
-        let mut client = Client::of(&gate);
-        for number in 0..5 {
-            let path = format!("/{number}");
-            assert_eq!(client.get(&path).text(), path, "{surplus:?}");
-        }
-    }
 }
 
 #[test]

@@ -36,5 +36,6 @@ mod smoke;
 mod smuggling;
 mod stopping;
 mod upgrades;
+mod upstream_connections;
 mod upstream_errors;
 mod watcher;

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::application::{Application, Client};
 use crate::fixture::{DEADLINE, Printed, Sidecar, eventually};
 
 /// Sends back what it is sent. Prints its port, and how each connection has ended.
@@ -135,4 +136,27 @@ fn none_is_opened_in_maintenance() {
     eventually("it is in maintenance", || gate.sidecar.is_on(Some("Updating")));
     let printed: Printed = gate.client("pass").output().unwrap().into();
     assert!(printed.stderr.contains("HTTP 503"), "{}", printed.stderr);
+}
+
+#[test]
+fn a_switch_that_nobody_has_asked_for_is_none() {
+    for (asked, answered) in [
+        ("", "websocket"),
+        ("Connection: upgrade\r\nUpgrade: websocket\r\n", "other"),
+        ("Upgrade: websocket\r\n", "websocket"),
+    ] {
+        let application = Application::new(move |visitor| {
+            visitor.request();
+            visitor.write(format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: {answered}\r\n\r\n"
+            ));
+            visitor.bytes(1);
+        });
+        let gate = application.gate();
+        let mut client = Client::of(&gate);
+        let answer = client.ask(format!("GET / HTTP/1.1\r\nHost: shop\r\n{asked}\r\n"));
+        assert_eq!(answer.status(), 502, "{asked:?}, {answered}");
+        assert!(gate.log().contains("switches to a protocol that it was not asked for"), "{}", gate.log());
+        assert_eq!(gate.metric("pitstop_upstream_errors_total{cause=\"protocol\"}"), 1.0);
+    }
 }

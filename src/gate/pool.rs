@@ -1,0 +1,110 @@
+//! The connections to the application: how many there may be, and those that wait for a request.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use hyper::body::Body;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep};
+
+use super::connection::Connection;
+use super::upstream::Upstream;
+
+/// So many connections without a request are kept.
+const KEPT: usize = 1024;
+/// How often those are looked at: one that the application has closed takes up a file descriptor here, and one that the
+/// gate keeps takes one up there.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// The connections to the application.
+pub(super) struct Pool<B: Body + 'static> {
+    upstream: Upstream,
+    places: Arc<Semaphore>,
+    /// How long one is kept without a request.
+    idle_timeout: Duration,
+    idle: Arc<Mutex<Idle<B>>>,
+}
+
+/// Those without a request.
+struct Idle<B: Body + 'static> {
+    /// Each with when it was kept. The latest is the last.
+    connections: Vec<(Instant, Box<Connection<B>>)>,
+    /// Whether somebody sweeps: nobody does while there is nothing to look at.
+    is_swept: bool,
+}
+
+impl<B> Pool<B>
+where
+    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    B::Data: Send,
+{
+    /// One of at most so many connections, each of which is kept for that long without a request.
+    pub(super) fn new(upstream: Upstream, connections: usize, idle_timeout: Duration) -> Self {
+        let idle = Arc::new(Mutex::new(Idle { connections: Vec::new(), is_swept: false }));
+        Self { upstream, places: Arc::new(Semaphore::new(connections)), idle_timeout, idle }
+    }
+
+    pub(super) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// A connection that was used before, if there is one which the application has not closed: the latest, so that those
+    /// which are not needed go idle.
+    pub(super) fn reuse(&self, cx: &mut Context<'_>) -> Option<Box<Connection<B>>> {
+        loop {
+            let (_, mut connection) = lock(&self.idle).connections.pop()?;
+            if connection.is_ready(cx) {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Waits until there may be another connection.
+    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().acquire_owned().await.ok()
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    ///
+    /// The application does not accept it.
+    pub(super) async fn open(&self, place: OwnedSemaphorePermit) -> io::Result<Box<Connection<B>>> {
+        Connection::open(&self.upstream, place).await
+    }
+
+    /// Keeps a connection for the next request, unless there are enough, or somebody waits for its place.
+    pub(super) fn keep(&self, connection: Box<Connection<B>>) {
+        let mut idle = lock(&self.idle);
+        if idle.connections.len() < KEPT && self.places.available_permits() > 0 {
+            idle.connections.push((Instant::now(), connection));
+            if !std::mem::replace(&mut idle.is_swept, true) {
+                tokio::spawn(sweep(self.idle.clone(), self.idle_timeout));
+            }
+        }
+    }
+}
+
+fn lock<B: Body + 'static>(idle: &Mutex<Idle<B>>) -> MutexGuard<'_, Idle<B>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Closes the connections that the application has closed, and those that nobody has needed for long, until none is left.
+async fn sweep<B>(idle: Arc<Mutex<Idle<B>>>, idle_timeout: Duration)
+where
+    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+    B::Data: Send,
+{
+    loop {
+        sleep(SWEEP_EVERY.min(idle_timeout)).await;
+        let mut idle = lock(&idle);
+        let cx = &mut Context::from_waker(Waker::noop());
+        idle.connections.retain_mut(|(since, connection)| since.elapsed() < idle_timeout && connection.is_ready(cx));
+        if idle.connections.is_empty() {
+            idle.is_swept = false;
+            return;
+        }
+    }
+}
