@@ -1,6 +1,7 @@
 //! The command line: commands and flags, nothing else.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -107,6 +108,10 @@ pub struct Serve {
     /// How long the application may take: to accept a connection, to begin its answer, and between two parts of it
     #[arg(long, env = "PITSTOP_UPSTREAM_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = some_time)]
     pub upstream_timeout: Duration,
+
+    /// The number of threads that serve traffic
+    #[arg(long, env = "PITSTOP_THREADS", value_name = "NUMBER", default_value = "1", value_parser = threads)]
+    pub threads: NonZeroUsize,
 
     /// How often to look at the file even if nothing hints at a change
     #[arg(long, env = "PITSTOP_POLL", value_name = "TIME", default_value = "1s", value_parser = some_time)]
@@ -333,6 +338,13 @@ fn timestamp(text: &str) -> Result<Timestamp, String> {
 /// hyper's buffer cannot be smaller than 8 KiB.
 fn header_size(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|size| *size >= 8192).ok_or_else(|| "it must be a number of at least 8192".to_owned())
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .ok()
+        .filter(|number: &NonZeroUsize| number.get() <= 256)
+        .ok_or_else(|| "it must be a number from 1 to 256".to_owned())
 }
 
 fn connections(text: &str) -> Result<usize, String> {

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use axum::body::Body;
 use hyper_util::service::TowerToHyperService;
 use prometheus::Registry;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -37,23 +39,25 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     let runtime = runtime()?;
     // First, since as process 1 nothing else would end us.
     let signals = runtime.block_on(async { Signals::catch() })?;
-    let admin = Listener::bind("--admin-listen", common.admin_listen)?;
-    let traffic = Listener::bind("--listen", serve.listen)?;
     let limits = limits(serve);
+    let admin_limits = Limits { connections: ADMIN_CONNECTIONS, header_lines: None, ..limits };
+    let admin = Listener::bind("--admin-listen", common.admin_listen, admin_limits)?;
+    let traffic = Listener::bind("--listen", serve.listen, limits)?;
     let (state, looks) = lookout::start(&files, serve.poll, Role::Open)?;
     let metrics = Metrics::register(Registry::new())?;
     let forward = match serve.upstream.clone() {
         None => None,
         Some(upstream) => Some(Forward {
             upstream,
-            connections: limits.connections,
+            places: Arc::new(Semaphore::new(limits.connections)),
             idle_timeout: limits.idle_timeout,
             timeout: serve.upstream_timeout,
             requests: metrics.forwarding()?,
         }),
     };
     let in_flight = forward.as_ref().map(|forward| forward.requests.in_flight.clone());
-    let gate = Gate::new(state.clone(), serve.retry_after, metrics.refused(), forward);
+    let gate = || Gate::new(state.clone(), serve.retry_after, metrics.refused(), forward.clone());
+    let gates: Vec<_> = (0..serve.threads.get()).map(|_| gate()).collect();
     let (phase, stop) = watch::channel(Phase::Running);
     let stop = Stop::new(stop);
 
@@ -62,25 +66,39 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
         let _ = timeout(FIRST_LOOK, first.wait_for(|state| *state.mode() != Mode::Unknown)).await;
         info!(admin = %admin.address(), traffic = %traffic.address(), "pitstop {} is serving", env!("CARGO_PKG_VERSION"));
 
-        // A thread of its own, so that probes are answered in time whatever goes on there.
-        let (report, traffic_served) = oneshot::channel();
-        let (traffic_stop, drain_timeout) = (stop.clone(), serve.drain_timeout);
-        thread::Builder::new().name("traffic".to_owned()).spawn(move || {
-            let serve = || {
-                self::runtime()?.block_on(async {
-                    let cuts = Cuts::default();
-                    tokio::spawn(gate.clone().cut_after(drain_timeout, cuts.clone()));
-                    traffic.serve(gate, limits, cuts, traffic_stop).await
-                })
-            };
-            let _ = report.send(serve());
-        })?;
+        let cuts = Cuts::default();
+        tokio::spawn(gates[0].clone().cut_after(serve.drain_timeout, cuts.clone()));
+        let mut traffic_served = JoinSet::new();
+        for gate in gates {
+            traffic_served.spawn(serve_traffic(traffic.try_clone()?, gate, cuts.clone(), stop.clone())?);
+        }
+        drop(traffic);
         let routes = router(Admin { state, looks, stop: stop.clone(), metrics, in_flight });
-        let admin_limits = Limits { connections: ADMIN_CONNECTIONS, header_lines: None, ..limits };
-        let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), admin_limits, Cuts::default(), stop);
-        let served = async { tokio::try_join!(admin_served, async { traffic_served.await.map_err(io::Error::other)? }) };
+        let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), Cuts::default(), stop);
+        let traffic_served = async {
+            while let Some(served) = traffic_served.join_next().await {
+                served??;
+            }
+            Ok(())
+        };
+        let served = async { tokio::try_join!(admin_served, traffic_served) };
         until_stopped(signals, &phase, serve, served).await
     })
+}
+
+/// Serves traffic in a thread of its own, so that probes are answered in time whatever goes on there.
+fn serve_traffic(
+    traffic: Listener,
+    gate: Gate,
+    cuts: Cuts,
+    stop: Stop,
+) -> io::Result<impl Future<Output = io::Result<()>>> {
+    let (report, served) = oneshot::channel();
+    thread::Builder::new().name("traffic".to_owned()).spawn(move || {
+        let served = runtime().and_then(|runtime| runtime.block_on(traffic.serve(gate, cuts, stop)));
+        let _ = report.send(served);
+    })?;
+    Ok(async { served.await.map_err(io::Error::other)? })
 }
 
 /// Goes through the phases of stopping. `served` ends when both listeners have drained; before, only if one fails.

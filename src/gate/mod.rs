@@ -23,7 +23,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::{Method, Request, Response, Version};
 use prometheus::IntCounter;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -65,8 +65,8 @@ struct Forwarding {
 pub struct Forward {
     /// The application.
     pub upstream: Upstream,
-    /// How many connections to it there may be at the same time. Further requests wait for one.
-    pub connections: usize,
+    /// Each connection to it has one of these. Where none is left, requests wait for one.
+    pub places: Arc<Semaphore>,
     /// How long one is kept without a request.
     pub idle_timeout: Duration,
     /// How long it may take to accept a connection, to begin its answer, and between two parts of it.
@@ -97,7 +97,7 @@ impl Gate {
     ) -> Self {
         let forwarding = forward.map(|forward| {
             let requests = Arc::new(forward.requests);
-            let pool = Pool::new(forward.upstream, forward.connections, forward.idle_timeout);
+            let pool = Pool::new(forward.upstream, forward.places, forward.idle_timeout);
             let proxy = Arc::new(Proxy::new(pool, forward.timeout, requests.clone()));
             Forwarding { state: state.clone(), proxy, requests }
         });

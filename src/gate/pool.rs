@@ -40,10 +40,10 @@ where
     B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     B::Data: Send,
 {
-    /// One of at most so many connections, each of which is kept for that long without a request.
-    pub(super) fn new(upstream: Upstream, connections: usize, idle_timeout: Duration) -> Self {
+    /// One of connections that have a place each, and are kept for that long without a request.
+    pub(super) fn new(upstream: Upstream, places: Arc<Semaphore>, idle_timeout: Duration) -> Self {
         let idle = Arc::new(Mutex::new(Idle { connections: Vec::new(), is_swept: false }));
-        Self { upstream, places: Arc::new(Semaphore::new(connections)), idle_timeout, idle }
+        Self { upstream, places, idle_timeout, idle }
     }
 
     pub(super) fn upstream(&self) -> &Upstream {
@@ -81,7 +81,7 @@ where
         if idle.connections.len() < KEPT && self.places.available_permits() > 0 {
             idle.connections.push((Instant::now(), connection));
             if !std::mem::replace(&mut idle.is_swept, true) {
-                tokio::spawn(sweep(self.idle.clone(), self.idle_timeout));
+                tokio::spawn(sweep(self.idle.clone(), self.idle_timeout, self.places.clone()));
             }
         }
     }
@@ -91,8 +91,9 @@ fn lock<B: Body + 'static>(idle: &Mutex<Idle<B>>) -> MutexGuard<'_, Idle<B>> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Closes the connections that the application has closed, and those that nobody has needed for long, until none is left.
-async fn sweep<B>(idle: Arc<Mutex<Idle<B>>>, idle_timeout: Duration)
+/// Closes the connections that the application has closed, and those that nobody has needed for long, or that somebody else
+/// waits for, until none is left.
+async fn sweep<B>(idle: Arc<Mutex<Idle<B>>>, idle_timeout: Duration, places: Arc<Semaphore>)
 where
     B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
     B::Data: Send,
@@ -101,7 +102,9 @@ where
         sleep(SWEEP_EVERY.min(idle_timeout)).await;
         let mut idle = lock(&idle);
         let cx = &mut Context::from_waker(Waker::noop());
-        idle.connections.retain_mut(|(since, connection)| since.elapsed() < idle_timeout && connection.is_ready(cx));
+        let has_room = places.available_permits() > 0;
+        idle.connections
+            .retain_mut(|(since, connection)| has_room && since.elapsed() < idle_timeout && connection.is_ready(cx));
         if idle.connections.is_empty() {
             idle.is_swept = false;
             return;

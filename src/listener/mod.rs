@@ -60,6 +60,9 @@ pub struct Limits {
 pub struct Listener {
     socket: StdListener,
     address: SocketAddr,
+    limits: Limits,
+    /// Every connection, and what lingers of one, holds one.
+    places: Arc<Semaphore>,
 }
 
 /// A socket that cannot listen.
@@ -92,7 +95,7 @@ impl Listener {
     /// # Errors
     ///
     /// See [`BindError`].
-    pub fn bind(flag: &'static str, address: SocketAddr) -> Result<Self, BindError> {
+    pub fn bind(flag: &'static str, address: SocketAddr, limits: Limits) -> Result<Self, BindError> {
         let bound = bind(address).or_else(|error| match Errno::from_io_error(&error) {
             Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if address.is_ipv6() && address.ip().is_unspecified() => {
                 bind((Ipv4Addr::UNSPECIFIED, address.port()).into())
@@ -104,7 +107,18 @@ impl Listener {
             _ => BindError::Other { flag, address, source },
         })?;
         let address = socket.local_addr().map_err(|source| BindError::Other { flag, address, source })?;
-        Ok(Self { socket, address })
+        let places = Arc::new(Semaphore::new(limits.connections));
+        Ok(Self { socket, address, limits, places })
+    }
+
+    /// The same socket for another thread: whoever has time takes the next connection. The limits are those of all together.
+    ///
+    /// # Errors
+    ///
+    /// There is no file descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let socket = self.socket.try_clone()?;
+        Ok(Self { socket, address: self.address, limits: self.limits, places: self.places.clone() })
     }
 
     /// Where it listens; the port is the one that the system chose if 0 was asked for.
@@ -120,15 +134,15 @@ impl Listener {
     /// # Errors
     ///
     /// The runtime cannot use the socket.
-    pub async fn serve<S, B>(self, service: S, limits: Limits, cuts: Cuts, mut stop: Stop) -> io::Result<()>
+    pub async fn serve<S, B>(self, service: S, cuts: Cuts, mut stop: Stop) -> io::Result<()>
     where
         S: HttpService<B> + Clone + Send + 'static,
         S::Future: Send,
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let listener = TcpListener::from_std(self.socket)?;
+        let Self { socket, limits, places, .. } = self;
+        let listener = TcpListener::from_std(socket)?;
         let engines = Arc::new(Engines::new(limits));
-        let places = Arc::new(Semaphore::new(limits.connections));
         let mut failing = false;
         loop {
             let accepted = tokio::select! {
@@ -160,7 +174,6 @@ impl Listener {
             ));
         }
         drop(listener);
-        // Every connection, and what lingers of one, holds a place.
         let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
         let _ = places.acquire_many(all).await;
         Ok(())

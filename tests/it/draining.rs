@@ -485,7 +485,7 @@ fn once_wait_has_returned_nothing_reaches_the_application() {
         })
     };
     let one = application.gate();
-    let other = Sidecar::sharing(one.directory(), |command| application.behind(command));
+    let other = Sidecar::sharing(one.directory(), |command| application.behind(command.args(["--threads", "2"])));
     let (enough, answers) = (&AtomicBool::new(false), &<[AtomicUsize; 2]>::default());
     let count = &|status: u16, text: &str| match (status, text) {
         (200, "ok") => _ = answers[0].fetch_add(1, SeqCst),

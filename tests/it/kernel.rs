@@ -15,12 +15,17 @@ impl Thread {
         tasks.map(|task| Self(task.unwrap().path()))
     }
 
+    /// Those of that name.
+    pub fn all_of(sidecar: &Sidecar, name: &str) -> impl Iterator<Item = Self> {
+        Self::all(sidecar).filter(move |thread| thread.name().as_deref() == Some(name))
+    }
+
     /// The one of that name, which a thread takes only after it has begun.
     #[track_caller]
     pub fn of(sidecar: &Sidecar, name: &str) -> Self {
         let mut found = None;
         eventually(&format!("a thread is called {name}"), || {
-            found = Self::all(sidecar).find(|thread| thread.name().as_deref() == Some(name));
+            found = Self::all_of(sidecar, name).next();
             found.is_some()
         });
         found.unwrap()

@@ -35,6 +35,7 @@ mod running;
 mod smoke;
 mod smuggling;
 mod stopping;
+mod threads;
 mod upgrades;
 mod upstream_connections;
 mod upstream_errors;
