@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
@@ -19,6 +18,7 @@ use crate::application::{Application, BodyOf, Client, Message, http2, whole};
 use crate::fixture::{DEADLINE, Printed, Sidecar, eventually};
 use crate::permits::{enabled, start, wait_in};
 use crate::running::done;
+use crate::server;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -361,13 +361,11 @@ server.run()
 
 impl Waitress {
     fn new() -> Self {
-        let python = std::env::var_os("PITSTOP_TEST_FIETSBOEK")
-            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fietsboek"), Into::into)
-            .join("bin/python");
+        let python = server::fietsboek().join("bin/python");
         let directory = tempfile::tempdir().unwrap();
         let mut command = Command::new(python);
         command.args(["-c", SLOW]).arg(directory.path()).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn().expect("fietsboek brings waitress: see tests/run");
+        let child = command.spawn().unwrap();
         let port = directory.path().join("port");
         eventually("waitress listens", || port.exists());
         let upstream = format!("http://127.0.0.1:{}", fs::read_to_string(port).unwrap());

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::fixture::{Printed, Reply, Sidecar, eventually, get, pitstop, program};
+use crate::server::{self, Server};
 
 /// An instance with its database, and with the sidecar that shares its `data_dir`.
-struct Fietsboek {
+pub struct Fietsboek {
     programs: PathBuf,
     directory: TempDir,
-    sidecar: Sidecar,
+    pub sidecar: Sidecar,
 }
 
 /// A process that ends with the test.
@@ -30,15 +31,8 @@ impl Drop for Service {
 }
 
 impl Fietsboek {
-    fn new() -> Self {
-        let programs = std::env::var_os("PITSTOP_TEST_FIETSBOEK")
-            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fietsboek"), PathBuf::from)
-            .join("bin");
-        assert!(
-            programs.join("fietsctl").exists(),
-            "fietsboek is needed: python3 -m venv target/fietsboek && \
-             target/fietsboek/bin/pip install -c tests/fietsboek-constraints.txt fietsboek==0.11.0"
-        );
+    pub fn new() -> Self {
+        let programs = server::fietsboek().join("bin");
         let (directory, data) = (tempfile::tempdir().unwrap(), Arc::new(tempfile::tempdir().unwrap()));
         let settings = SETTINGS
             .replace("{instance}", directory.path().to_str().unwrap())
@@ -59,19 +53,19 @@ impl Fietsboek {
         command
     }
 
-    fn run(&self, name: &str, arguments: &[&str]) -> Printed {
+    pub fn run(&self, name: &str, arguments: &[&str]) -> Printed {
         self.program(name).args(arguments).args(["-c", "fietsboek.ini"]).output().unwrap().into()
     }
 
     /// `fietsctl maintenance-mode`, which has to succeed; what it says.
-    fn fietsctl(&self, arguments: &[&str]) -> String {
+    pub fn fietsctl(&self, arguments: &[&str]) -> String {
         let printed = self.run("fietsctl", &[&["maintenance-mode"], arguments].concat());
         assert_eq!(printed.code, Some(0), "{}", printed.stderr);
         printed.stdout
     }
 
     /// `pitstop maintenance-mode`, the same way.
-    fn pitstop(&self, arguments: &[&str]) -> String {
+    pub fn pitstop(&self, arguments: &[&str]) -> String {
         let printed = self.sidecar.run(&[&["maintenance-mode"], arguments].concat());
         assert_eq!(printed.code, Some(0), "{}", printed.stderr);
         printed.stdout
@@ -85,20 +79,11 @@ impl Fietsboek {
         command.output().unwrap().into()
     }
 
-    /// The website. waitress says at which port it serves.
-    fn serve(&self) -> (Service, SocketAddr) {
-        let log = self.directory.path().join("pserve.log");
-        let stderr = File::create(&log).unwrap();
-        let service =
-            Service(self.program("pserve").arg("fietsboek.ini").stdout(Stdio::null()).stderr(stderr).spawn().unwrap());
-        let mut address = None;
-        eventually("the website is there", || {
-            let log = fs::read_to_string(&log).unwrap();
-            let line = log.lines().find_map(|line| line.split_once("Serving on http://"));
-            address = line.and_then(|(_, address)| address.trim().parse().ok());
-            address.is_some()
-        });
-        (service, address.unwrap())
+    /// The website.
+    pub fn serve(&self) -> Server {
+        let mut command = self.program("pserve");
+        command.arg("fietsboek.ini");
+        Server::start(command)
     }
 
     /// A Redis of its own, at a socket in its directory.
@@ -206,8 +191,8 @@ format = %(name)s: %(message)s
 #[test]
 fn either_program_switches_it_for_both() {
     let fietsboek = Fietsboek::new();
-    let (_service, website) = fietsboek.serve();
-    let sidecar = &fietsboek.sidecar;
+    let server = fietsboek.serve();
+    let (website, sidecar) = (server.address, &fietsboek.sidecar);
     fietsboek.assert_open(website);
 
     for reason in ["Updating the instance", "Größer & \"schöner\" <b>fett</b> ☃"] {
@@ -235,8 +220,8 @@ fn either_program_switches_it_for_both() {
 #[test]
 fn touch_and_rm_switch_it_for_both() {
     let fietsboek = Fietsboek::new();
-    let (_service, website) = fietsboek.serve();
-    let sidecar = &fietsboek.sidecar;
+    let server = fietsboek.serve();
+    let (website, sidecar) = (server.address, &fietsboek.sidecar);
 
     File::create(sidecar.file()).unwrap();
     eventually("the sidecar has seen it", || sidecar.is_on(None));
