@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::upstream::Upstream;
+use super::resolver::Resolver;
 use crate::maintenance::state::Permits;
 
 /// A message may have this many header lines: hyper's 100 are too few for what some applications, and those in front of
@@ -74,8 +74,8 @@ where
     /// # Errors
     ///
     /// The application does not accept it.
-    pub(super) async fn open(upstream: &Upstream, place: OwnedSemaphorePermit) -> io::Result<Box<Self>> {
-        let stream = TokioIo::new(upstream.connect().await?);
+    pub(super) async fn open(resolver: &Resolver, place: OwnedSemaphorePermit) -> io::Result<Box<Self>> {
+        let stream = TokioIo::new(resolver.connect().await?);
         let held = Held::default();
         let stream = Stream { stream: Some(stream), held: held.clone(), place: Some(place) };
         let (sender, engine) =

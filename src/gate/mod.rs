@@ -8,6 +8,7 @@ pub mod page;
 mod pass;
 mod pool;
 mod proxy;
+mod resolver;
 pub mod upstream;
 
 use std::convert::Infallible;

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 
 use super::connection::Connection;
+use super::resolver::Resolver;
 use super::upstream::Upstream;
 
 /// So many connections without a request are kept.
@@ -21,6 +22,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// The connections to the application.
 pub(super) struct Pool<B: Body + 'static> {
     upstream: Upstream,
+    resolver: Resolver,
     places: Arc<Semaphore>,
     /// How long one is kept without a request.
     idle_timeout: Duration,
@@ -43,7 +45,8 @@ where
     /// One of connections that have a place each, and are kept for that long without a request.
     pub(super) fn new(upstream: Upstream, places: Arc<Semaphore>, idle_timeout: Duration) -> Self {
         let idle = Arc::new(Mutex::new(Idle { connections: Vec::new(), is_swept: false }));
-        Self { upstream, places, idle_timeout, idle }
+        let resolver = upstream.resolver();
+        Self { upstream, resolver, places, idle_timeout, idle }
     }
 
     pub(super) fn upstream(&self) -> &Upstream {
@@ -72,7 +75,7 @@ where
     ///
     /// The application does not accept it.
     pub(super) async fn open(&self, place: OwnedSemaphorePermit) -> io::Result<Box<Connection<B>>> {
-        Connection::open(&self.upstream, place).await
+        Connection::open(&self.resolver, place).await
     }
 
     /// Keeps a connection for the next request, unless there are enough, or somebody waits for its place.

@@ -1,10 +1,10 @@
 //! The application: where it is.
 
-use std::io;
 use std::str::FromStr;
 
 use hyper::Uri;
-use tokio::net::TcpStream;
+
+use super::resolver::Resolver;
 
 /// Where requests are forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,14 +59,8 @@ impl std::fmt::Display for Upstream {
 }
 
 impl Upstream {
-    /// Connects to it.
-    ///
-    /// # Errors
-    ///
-    /// Its name cannot be resolved, or it does not accept the connection.
-    pub(super) async fn connect(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    /// What finds it.
+    pub(super) fn resolver(&self) -> Resolver {
+        Resolver::new(self.host.clone(), self.port)
     }
 }

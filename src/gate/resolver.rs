@@ -1,0 +1,119 @@
+//! Where the application is, if it is given by name: asked anew for each connection, since it may move.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Whoever asks within this time of another shares its answer. The system's resolver takes a thread for each question, and
+/// 5 s to ask again if an answer is lost: so there are few threads, and few wait for that.
+const SHARED_FOR: Duration = Duration::from_secs(1);
+
+/// Looks up one name.
+pub(super) struct Resolver {
+    host: String,
+    port: u16,
+    /// The last question, and when it was asked; `None` when it has been answered.
+    asked: Arc<Mutex<Option<(Instant, Receiver)>>>,
+}
+
+type Answer = Result<Arc<[SocketAddr]>, Arc<io::Error>>;
+type Receiver = watch::Receiver<Option<Answer>>;
+
+impl Resolver {
+    /// `host` may be an address, too.
+    pub(super) fn new(host: String, port: u16) -> Self {
+        Self { host, port, asked: Arc::default() }
+    }
+
+    /// Connects to the first address that accepts it.
+    ///
+    /// # Errors
+    ///
+    /// None does, or there is none.
+    pub(super) async fn connect(&self) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect(&self.addresses().await?[..]).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// The addresses, in the order in which they are to be tried.
+    ///
+    /// # Errors
+    ///
+    /// The name has none, or nobody knows.
+    async fn addresses(&self) -> io::Result<Arc<[SocketAddr]>> {
+        if let Ok(address) = self.host.parse::<IpAddr>() {
+            return Ok([SocketAddr::new(address, self.port)].into());
+        }
+        let mut answer = self.ask(Instant::now());
+        let answer = answer.wait_for(Option::is_some).await.map_err(io::Error::other)?;
+        match answer.as_ref() {
+            Some(Ok(addresses)) => Ok(addresses.clone()),
+            Some(Err(error)) => Err(io::Error::new(error.kind(), error.clone())),
+            None => Err(io::ErrorKind::Other.into()),
+        }
+    }
+
+    fn ask(&self, now: Instant) -> Receiver {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, answer)) = &*asked
+            && now.duration_since(*at) < SHARED_FOR
+        {
+            return answer.clone();
+        }
+        let (sender, receiver) = watch::channel(None);
+        *asked = Some((now, receiver.clone()));
+        let (name, asked) = ((self.host.clone(), self.port), self.asked.clone());
+        // Not a part of a request: it goes on for the others if this one's time is over.
+        tokio::spawn(async move {
+            let answer = lookup_host(name).await.map(Iterator::collect).map_err(Arc::new);
+            asked.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(last, _)| *last == now);
+            sender.send_replace(Some(answer));
+        });
+        receiver
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolver(host: &str) -> Resolver {
+        Resolver::new(host.to_owned(), 80)
+    }
+
+    #[tokio::test]
+    async fn an_address_is_its_own() {
+        for (host, address) in [("192.0.2.1", "192.0.2.1:80"), ("2001:db8::1", "[2001:db8::1]:80")] {
+            assert_eq!(resolver(host).addresses().await.unwrap()[..], [address.parse().unwrap()]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_shared_by_who_waits_for_it() {
+        let (resolver, now) = (resolver("localhost"), Instant::now());
+        let one = resolver.ask(now);
+        assert!(resolver.ask(now + SHARED_FOR - Duration::from_millis(1)).same_channel(&one));
+        // Not for ever.
+        let other = resolver.ask(now + SHARED_FOR);
+        assert!(!other.same_channel(&one));
+        for mut answer in [one, other] {
+            answer.wait_for(Option::is_some).await.unwrap();
+        }
+        let addresses = resolver.addresses().await.unwrap();
+        assert!(addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 80));
+        // It is not kept.
+        assert!(resolver.asked.lock().unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_name_without_an_address() {
+        let error = resolver("name.invalid").addresses().await.unwrap_err();
+        assert!(error.to_string().contains("failed to lookup address information"), "{error}");
+    }
+}
