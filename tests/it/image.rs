@@ -2,7 +2,9 @@
 //!
 //! Needs buildah and tar (Debian: buildah, tar), and hadolint in target/test-venv, where tests/run puts it.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
@@ -21,8 +23,18 @@ impl Drop for Stored {
     }
 }
 
+/// The program that is in it.
+pub fn static_program() -> &'static Path {
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+        let printed: Printed = Command::new(root().join("deploy/build-static")).output().unwrap().into();
+        assert_eq!(printed.code, Some(0), "{}", printed.stderr);
+        root().join(printed.stdout.trim_end())
+    });
+    &PROGRAM
+}
+
 /// A file in an archive.
-fn extracted(archive: &std::path::Path, file: &str) -> Vec<u8> {
+fn extracted(archive: &Path, file: &str) -> Vec<u8> {
     let output =
         program("tar").arg("--extract").arg("--to-stdout").arg("--file").arg(archive).arg(file).output().unwrap();
     assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));

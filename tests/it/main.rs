@@ -21,6 +21,7 @@ mod image;
 mod jobs;
 mod kernel;
 mod kustomize;
+mod large_bodies;
 mod listeners;
 mod logs;
 mod maintenance_mode;
