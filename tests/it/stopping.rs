@@ -5,15 +5,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
 use crate::fixture::{Reply, SERVE, Sidecar, behind, connect, ended, eventually, pitstop, program, signal};
+use crate::podman::Podman;
 
 const FIRST_HALF: &[u8] = b"GET / HTTP/1.1\r\nHost: local";
 const SECOND_HALF: &[u8] = b"host\r\n\r\n";
@@ -254,13 +252,8 @@ fn as_process_1() {
 
 #[test]
 fn in_a_container() {
-    let podman = Podman::new();
-    let mut command = podman.command(&["run", "--name=pitstop", "--network=host", "--log-driver=none"]);
-    command.args(["--read-only", "--user=65532:65532", "--cap-drop=all", "--security-opt=no-new-privileges"]);
-    command.arg(format!("--volume={}:/maintenance", podman.volume().display())).arg("--workdir=/maintenance");
-    command.arg("--rootfs").arg(podman.path().join("rootfs")).arg("/pitstop");
-    command.args(SERVE).args(["--shutdown-delay", "0"]);
-    let mut sidecar = Sidecar::spawn(podman.0.clone(), command);
+    let podman = Podman::new(Path::new(pitstop().get_program()));
+    let mut sidecar = podman.serve(&[], &["--shutdown-delay", "0"]);
     assert_eq!(sidecar.admin("/readyz").body, "ok");
     let exec = podman.command(&["exec", "pitstop", "/pitstop", "maintenance-mode", "Updating"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&exec.stdout), "Maintenance mode is enabled: Updating\n");
@@ -269,64 +262,4 @@ fn in_a_container() {
     assert!(podman.command(&["stop", "--time=600", "pitstop"]).output().unwrap().status.success());
     assert_eq!(sidecar.ended(), Some(0));
     assert!(sidecar.log().contains("stopped"), "{}", sidecar.log());
-}
-
-/// A container engine with a storage of its own, which goes with it.
-struct Podman(Arc<TempDir>);
-
-impl Podman {
-    fn new() -> Self {
-        // It runs the other two in its turn.
-        for name in ["podman", "conmon", "runc"] {
-            program(name);
-        }
-        let podman = Self(Arc::new(tempfile::tempdir().unwrap()));
-        let limits = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
-        fs::write(podman.path().join("containers.conf"), limits).unwrap();
-        fs::create_dir(podman.volume()).unwrap();
-        fs::set_permissions(podman.volume(), fs::Permissions::from_mode(0o777)).unwrap();
-        podman.root();
-        podman
-    }
-
-    /// A root directory with the program, and with the libraries that it needs as long as it is not static.
-    fn root(&self) {
-        let pitstop = pitstop().get_program().to_owned();
-        let root = self.path().join("rootfs");
-        let copy = |from: &Path, to: &str| {
-            let to = root.join(to.trim_start_matches('/'));
-            fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(from, to).unwrap();
-        };
-        copy(Path::new(&pitstop), "pitstop");
-        let libraries = program("ldd").arg(&pitstop).output().unwrap();
-        for library in
-            String::from_utf8(libraries.stdout).unwrap().split_whitespace().filter(|word| word.starts_with('/'))
-        {
-            copy(Path::new(library), library);
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn volume(&self) -> std::path::PathBuf {
-        self.path().join("volume")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("podman");
-        command.env("CONTAINERS_CONF", self.path().join("containers.conf"));
-        command.args(["--runtime=runc", "--cgroup-manager=cgroupfs", "--storage-driver=vfs"]);
-        command.arg("--root").arg(self.path().join("storage")).arg("--runroot").arg(self.path().join("run"));
-        command.args(arguments);
-        command
-    }
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        let _ = self.command(&["rm", "--force", "--time=0", "--all"]).output();
-    }
 }
