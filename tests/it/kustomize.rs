@@ -150,13 +150,105 @@ fn a_native_sidecar_is_the_same_in_another_place() {
     }
 }
 
+/// A Service as a user may have it.
+fn service(name: &str, labels: &Value) -> Value {
+    let ports = json!([{"name": "http", "port": 80, "targetPort": 3000}, {"name": "metrics", "port": 9100}]);
+    let spec = json!({"selector": {"app": "shop"}, "ports": ports});
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": labels}, "spec": spec})
+}
+
+/// The one that has this name.
+fn named<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
+    objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+}
+
+#[test]
+fn a_gate_is_the_sidecar_in_front_of_the_application() {
+    let pod = json!({
+        "initContainers": [{"name": "migrate", "image": "shop"}],
+        "containers": [{"name": "app", "image": "shop"}, {"name": "cache", "image": "cache"}],
+    });
+    for kind in KINDS {
+        let (front, back) = (service("shop", &json!({"pitstop": "enabled"})), service("back", &json!({"app": "shop"})));
+        let all = [workload(kind, &pod), front.clone(), back.clone()];
+        for (sidecar, gate, place) in
+            [("sidecar", "gate", "containers"), ("native-sidecar", "native-gate", "initContainers")]
+        {
+            let objects = |component| {
+                let overlay = Overlay::new(&all, &[component], "");
+                if place == "containers" { overlay.objects() } else { overlay.native_objects() }
+            };
+            let (before, after) = (objects(sidecar), objects(gate));
+            // The Service that is labelled has another target, by its first port; the other is as it was.
+            assert_eq!(named(&before, "Service", "shop"), Some(&front));
+            let mut behind = front.clone();
+            behind["spec"]["ports"][0]["targetPort"] = json!("pitstop");
+            assert_eq!(named(&after, "Service", "shop"), Some(&behind), "{kind}, {gate}");
+            assert_eq!(named(&after, "Service", "back"), Some(&back));
+            assert!(named(&before, "Service", "maintenance").is_some());
+            assert_eq!(named(&after, "Service", "maintenance"), None, "{kind}, {gate}");
+            assert_eq!(find(&after, "ConfigMap"), find(&before, "ConfigMap"));
+
+            // The same sidecar, in the same place, but for what makes it a gate.
+            let mut expected = find(&before, kind)["spec"]["template"].clone();
+            expected["metadata"]["labels"]["pitstop/mode"] = json!("gate");
+            expected["metadata"]["annotations"] = json!({"pitstop/upstream": "http://127.0.0.1:8080"});
+            let containers = expected["spec"][place].as_array_mut().unwrap();
+            let container = containers.iter_mut().find(|container| container["name"] == "pitstop").unwrap();
+            container["env"].as_array_mut().unwrap().push(json!({
+                "name": "PITSTOP_UPSTREAM",
+                "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['pitstop/upstream']"}},
+            }));
+            container["readinessProbe"]["httpGet"]["path"] = json!("/readyz?exclude=maintenance");
+            container["resources"]["limits"]["memory"] = json!("512Mi");
+            assert_eq!(find(&after, kind)["spec"]["template"], expected, "{kind}, {gate}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_says_where_the_application_listens() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let chapter = &readme[readme.find("### Gate mode").unwrap()..];
+    let patch =
+        chapter.split("```").map(|block| block.trim_start_matches("yaml")).find(|block| block.contains("patches:"));
+    let patch: Vec<_> = patch.unwrap().lines().map(|line| line.strip_prefix("   ").unwrap_or(line)).collect();
+    let shop = [workload("Deployment", &json!({"containers": [{"name": "app", "image": "shop"}]}))];
+    for gate in ["gate", "native-gate"] {
+        let overlay = Overlay::new(&shop, &[gate], &patch.join("\n"));
+        let objects = if gate == "gate" { overlay.objects() } else { overlay.native_objects() };
+        let annotations = &find(&objects, "Deployment")["spec"]["template"]["metadata"]["annotations"];
+        assert_eq!(annotations["pitstop/upstream"], "http://127.0.0.1:3000", "{gate}");
+    }
+}
+
+#[test]
+fn a_network_policy_closes_what_is_behind_a_gate() {
+    let shop = workload("Deployment", &json!({"containers": [{"name": "app", "image": "shop"}]}));
+    let more = "namePrefix: shop-\nlabels: [{pairs: {app: shop}, includeSelectors: true}]\n";
+    let objects = Overlay::new(std::slice::from_ref(&shop), &["gate", "network-policy"], more).objects();
+    let policy = find(&objects, "NetworkPolicy");
+    assert_eq!(policy["metadata"]["name"], "shop-pitstop-gate");
+    let labels = policy["spec"]["podSelector"]["matchLabels"].as_object().unwrap();
+    assert_eq!(json!(labels), json!({"pitstop/mode": "gate", "app": "shop"}));
+    let pod = &find(&objects, "Deployment")["spec"]["template"];
+    assert!(labels.iter().all(|(label, value)| pod["metadata"]["labels"][label] == *value));
+    // Nothing but what the gate has.
+    assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress"]));
+    let admitted: Vec<_> = list(&policy["spec"]["ingress"]).iter().flat_map(|rule| list(&rule["ports"])).collect();
+    let ports = json!([{"port": "pitstop", "protocol": "TCP"}, {"port": "pitstop-admin", "protocol": "TCP"}]);
+    assert_eq!(json!(admitted), ports);
+    assert_eq!(names(&pod["spec"]["containers"][1]["ports"]), ["pitstop", "pitstop-admin"]);
+}
+
 #[test]
 fn a_volume_can_be_shared() {
     for kind in KINDS {
         let shop = [workload(kind, &json!({"containers": [{"name": "app", "image": "shop"}]}))];
-        for sidecar in ["sidecar", "native-sidecar"] {
+        for sidecar in ["sidecar", "native-sidecar", "gate", "native-gate"] {
             let overlay = Overlay::new(&shop, &[sidecar, "shared-volume"], "namePrefix: shop-\n");
-            let objects = if sidecar == "sidecar" { overlay.objects() } else { overlay.native_objects() };
+            let native = sidecar.starts_with("native-");
+            let objects = if native { overlay.native_objects() } else { overlay.objects() };
             let spec = &find(&objects, kind)["spec"]["template"]["spec"];
             let claim = json!({"name": "maintenance", "persistentVolumeClaim": {"claimName": "shop-maintenance"}});
             assert!(list(&spec["volumes"]).contains(&claim), "{spec}");
@@ -205,13 +297,19 @@ fn the_readme_tells_a_second_application_apart() {
     );
     let fleet = json!({"name": "maintenance-fleet", "configMap": {"name": "cart-maintenance", "optional": true}});
     assert!(list(&after["spec"]["template"]["spec"]["volumes"]).contains(&fleet));
+    // Behind a gate, where there is no such Service.
+    let objects = Overlay::new(std::slice::from_ref(&before), &["gate"], patches).objects();
+    assert_eq!(find(&objects, "ConfigMap")["metadata"]["name"], "cart-maintenance");
+    assert!(objects.iter().all(|object| object["kind"] != "Service"));
 }
 
 #[test]
 fn the_examples_are_what_is_committed() {
-    for (directory, committed) in
-        [("deploy/kustomize/example", "deploy/rendered/shop.yaml"), ("deploy/cronjob", "deploy/rendered/cronjob.yaml")]
-    {
+    for (directory, committed) in [
+        ("deploy/kustomize/example", "deploy/rendered/shop.yaml"),
+        ("deploy/kustomize/gate-example", "deploy/rendered/gate.yaml"),
+        ("deploy/cronjob", "deploy/rendered/cronjob.yaml"),
+    ] {
         let text = format!("# What `kubectl kustomize {directory}` prints.\n{}", rendered(&root().join(directory)));
         let committed = root().join(committed);
         if std::env::var_os("PITSTOP_UPDATE_RENDERED").is_some() {
