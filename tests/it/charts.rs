@@ -217,6 +217,11 @@ fn is_native(case: &str, version: &str) -> bool {
     }
 }
 
+/// Whether it is in front of the application.
+fn is_gate(case: &str) -> bool {
+    case.starts_with("gate")
+}
+
 fn the_sidecar_is_right(rendered: &Rendered) {
     let (pod, sidecar) = (rendered.pod(), rendered.sidecar());
     if is_native(rendered.case, rendered.version) {
@@ -229,10 +234,19 @@ fn the_sidecar_is_right(rendered: &Rendered) {
     let port = |name, number| json!({"name": name, "containerPort": number, "protocol": "TCP"});
     assert_eq!(sidecar["ports"], json!([port("pitstop", 8503), port("pitstop-admin", 9503)]), "{rendered}");
     assert_eq!(sidecar["resources"]["limits"]["cpu"], Value::Null, "{rendered}: no limit for the processor");
-    for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+    let ready = if is_gate(rendered.case) { "/readyz?exclude=maintenance" } else { "/readyz" };
+    for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", ready)] {
         assert_eq!(sidecar[probe]["httpGet"], json!({"path": path, "port": "pitstop-admin"}), "{rendered}");
     }
     let environment = |name| list(&sidecar["env"]).iter().find(|each| each["name"] == name).map(|each| &each["value"]);
+    let (upstream, timeout) = match rendered.case {
+        "gate" => (Some(json!("http://127.0.0.1:8080")), None),
+        "gate-localhost" => (Some(json!("http://[::1]:3000")), Some(json!("2m"))),
+        _ => (None, None),
+    };
+    for (name, value) in [("PITSTOP_UPSTREAM", upstream), ("PITSTOP_UPSTREAM_TIMEOUT", timeout)] {
+        assert_eq!(environment(name), value.as_ref(), "{rendered}");
+    }
     let mounts: Vec<_> =
         list(&sidecar["volumeMounts"]).iter().map(|mount| mount["mountPath"].as_str().unwrap()).collect();
     let files = mounts.iter().map(|mount| format!("{mount}/MAINTENANCE")).collect::<Vec<_>>().join(":");
@@ -285,7 +299,11 @@ fn the_sidecar_is_right(rendered: &Rendered) {
     }
     assert_eq!(sidecar["image"], format!("pitstop:{}", env!("CARGO_PKG_VERSION")), "{rendered}");
     assert_eq!(sidecar["imagePullPolicy"], "IfNotPresent", "{rendered}");
-    let resources = json!({"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "32Mi"}});
+    let resources = match rendered.case {
+        "gate" => json!({"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "512Mi"}}),
+        "gate-localhost" => json!({"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "256Mi"}}),
+        _ => json!({"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "32Mi"}}),
+    };
     assert_eq!(sidecar["resources"], resources, "{rendered}");
     for (probe, period, timeout, failures) in
         [("startupProbe", 1, 1, 30), ("livenessProbe", 10, 5, 3), ("readinessProbe", 1, 5, 1)]
@@ -349,10 +367,10 @@ fn the_pod_is_right(rendered: &Rendered) {
     };
     assert_eq!(rendered.app()["lifecycle"]["preStop"], pre_stop, "{rendered}");
     assert_eq!(pod["terminationGracePeriodSeconds"], grace, "{rendered}");
-    let probe = if rendered.case == "custom" {
-        json!({"tcpSocket": {"port": "http"}})
-    } else {
-        json!({"httpGet": {"path": "/", "port": "http"}})
+    let probe = match rendered.case {
+        "custom" => json!({"tcpSocket": {"port": "http"}}),
+        "gate-localhost" => json!({"exec": {"command": ["curl", "-fsS", "http://[::1]:3000/"]}}),
+        _ => json!({"httpGet": {"path": "/", "port": "http"}}),
     };
     assert_eq!(rendered.app()["readinessProbe"], probe, "{rendered}");
     if rendered.case == "custom" {
@@ -376,10 +394,11 @@ fn the_services_are_right(rendered: &Rendered) {
         selector["app.kubernetes.io/name"]
     );
     let custom = rendered.case == "custom";
-    let services = [
+    let target = if is_gate(rendered.case) { "pitstop" } else { "http" };
+    let mut services = vec![
         (
             name.to_owned(),
-            json!([{"name": "http", "port": if custom { 8000 } else { 80 }, "targetPort": "http", "protocol": "TCP"}]),
+            json!([{"name": "http", "port": if custom { 8000 } else { 80 }, "targetPort": target, "protocol": "TCP"}]),
         ),
         (
             format!("{name}-maintenance"),
@@ -390,6 +409,8 @@ fn the_services_are_right(rendered: &Rendered) {
             json!([{"name": "admin", "port": 9503, "targetPort": "pitstop-admin", "protocol": "TCP"}]),
         ),
     ];
+    // The Service itself shows the page then.
+    services.retain(|(service, _)| !(is_gate(rendered.case) && service.ends_with("-maintenance")));
     assert_eq!(rendered.all("Service").len(), services.len(), "{rendered}");
     for (service, ports) in services {
         let spec = &rendered.get("Service", &service)["spec"];
@@ -405,9 +426,12 @@ fn the_other_objects_are_right(rendered: &Rendered) {
         *kinds.entry(object["kind"].as_str().unwrap()).or_default() += 1;
     }
     let name = rendered.name();
-    let mut expected = BTreeMap::from([("Deployment", 1), ("Service", 3), ("Pod", 1)]);
     let (case, version) = (rendered.case, rendered.version);
-    if ["replicas", "shared-switch", "existing-claim", "custom"].contains(&case) && at_least(version, 21) {
+    let services = if is_gate(case) { 2 } else { 3 };
+    let mut expected = BTreeMap::from([("Deployment", 1), ("Service", services), ("Pod", 1)]);
+    if ["replicas", "shared-switch", "existing-claim", "custom", "gate-localhost"].contains(&case)
+        && at_least(version, 21)
+    {
         expected.insert("PodDisruptionBudget", 1);
         let spec = &rendered.get("PodDisruptionBudget", name)["spec"];
         let policy = if at_least(version, 27) { json!("AlwaysAllow") } else { Value::Null };
@@ -444,10 +468,12 @@ fn the_other_objects_are_right(rendered: &Rendered) {
         };
         assert!(expression.ends_with(limit) && description.contains(said), "{rendered}: {long}");
     }
-    if ["network-policy", "custom"].contains(&case) {
+    if ["network-policy", "custom", "gate"].contains(&case) {
         expected.insert("NetworkPolicy", 2);
         let ingress = &rendered.get("NetworkPolicy", name)["spec"]["ingress"];
-        assert_eq!(ingress[0]["ports"], json!([{"port": "http"}, {"port": "pitstop"}]), "{rendered}");
+        let admitted =
+            if is_gate(case) { json!([{"port": "pitstop"}]) } else { json!([{"port": "http"}, {"port": "pitstop"}]) };
+        assert_eq!(ingress[0]["ports"], admitted, "{rendered}");
         assert_eq!(ingress[1]["ports"], json!([{"port": "pitstop-admin"}]), "{rendered}");
         for rule in list(ingress) {
             assert_eq!(list(&rule["from"]).len(), 1, "{rendered}");
@@ -526,6 +552,12 @@ fn notes_say_how_to_switch_it() {
         ("replicas", &["One of the 3 pods, ", exec, plugin], &[]),
         ("shared-switch", &["All pods, which share the switch", exec], &["kubectl pitstop", "configmap", "name one"]),
         ("fleet", &["create configmap maintenance "], &[]),
+        (
+            "gate",
+            &["shop-pitstop:80  the application, behind the gate", exec, plugin, "`helm upgrade --wait` does not"],
+            &["-maintenance:80", "past the gate", "has no pods"],
+        ),
+        ("gate-localhost", &["can be reached past the gate, at port 3000"], &["-maintenance:80"]),
         ("custom", &["web:8000", "web-maintenance:8080", "deploy/web", "configmap shop-switch"], &["shop-pitstop"]),
     ] {
         let notes = notes(&format!("pitstop/ci/{case}-values.yaml"));
@@ -577,6 +609,16 @@ fn the_library_works_in_a_chart_of_ones_own_as_its_readme_says() {
         assert_eq!(pod["containers"][0]["volumeMounts"][0]["name"], "maintenance");
         assert_eq!(pod["volumes"][1]["configMap"]["name"], "shop-maintenance");
     }
+    // It does not know where the application listens, so that has to be said.
+    let gate = ["template", "first", "shop", "--kube-version", "1.28", "--set", "pitstop.mode=gate"];
+    let unsaid = charts.helm(gate);
+    assert_eq!((unsaid.code, unsaid.stdout.as_str()), (Some(1), ""));
+    assert!(unsaid.stderr.contains("gate.upstream is not set"), "{}", unsaid.stderr);
+    let said = charts.helm([&gate[..], &["--set", "pitstop.gate.upstream=http://127.0.0.1:8080"]].concat());
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let objects = &documents(&[&said.stdout])[0];
+    let kinds: BTreeSet<_> = objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, BTreeSet::from(["Deployment", "PodMonitor"]), "no maintenance Service");
     let wrong = charts.helm(["template", "first", "shop", "--set", "pitstop.podMonitor.enable=true"]);
     assert!(wrong.code == Some(1) && wrong.stderr.contains("podMonitor"), "{wrong:?}");
 }

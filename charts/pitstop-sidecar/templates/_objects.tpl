@@ -1,18 +1,15 @@
-{{/* All objects beside the workload: the maintenance Service, and what the values enable. */}}
+{{/* All objects beside the workload: the maintenance Service, unless there is a gate, and what the values enable. */}}
 {{- define "pitstop-sidecar.objects" -}}
-{{ include "pitstop-sidecar.service" . }}
-{{- if .sidecar.Values.podMonitor.enabled }}
----
-{{ include "pitstop-sidecar.podMonitor" . }}
-{{- end }}
-{{- if .sidecar.Values.prometheusRule.enabled }}
----
-{{ include "pitstop-sidecar.prometheusRule" . }}
-{{- end }}
-{{- if .sidecar.Values.networkPolicy.enabled }}
----
-{{ include "pitstop-sidecar.networkPolicy" . }}
-{{- end }}
+{{- $objects := list -}}
+{{- if not (include "pitstop-sidecar.gate" .) -}}
+{{- $objects = append $objects (include "pitstop-sidecar.service" .) -}}
+{{- end -}}
+{{- range $name := list "podMonitor" "prometheusRule" "networkPolicy" -}}
+{{- if (index $.sidecar.Values $name).enabled -}}
+{{- $objects = append $objects (include (printf "pitstop-sidecar.%s" $name) $) -}}
+{{- end -}}
+{{- end -}}
+{{ join "\n---\n" $objects }}
 {{- end -}}
 
 {{/* The labels of an object, and further ones of its own. */}}
@@ -98,7 +95,8 @@ spec:
   {{- toYaml (fromYaml $rules) | nindent 2 }}
 {{- end -}}
 
-{{/* The NetworkPolicy. It isolates the pods, so it has to admit the application's clients as well. */}}
+{{/* The NetworkPolicy. It isolates the pods, so it has to admit the application's clients as well, unless they come by the
+gate: then nobody gets past it. */}}
 {{- define "pitstop-sidecar.networkPolicy" -}}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -113,8 +111,10 @@ spec:
   policyTypes: [Ingress]
   ingress:
     - ports:
+        {{- if not (include "pitstop-sidecar.gate" .) }}
         {{- range .ports }}
         - port: {{ . }}
+        {{- end }}
         {{- end }}
         - port: pitstop
       {{- with .sidecar.Values.networkPolicy.from }}

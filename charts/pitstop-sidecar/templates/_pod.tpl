@@ -6,7 +6,10 @@ Each template takes a dict:
   selector  the labels that select its pods, as a dict
   labels    labels for the objects, as a dict; if left out, the selector
   claim     a PersistentVolumeClaim for the switch, where the values name none; may be left out
-  ports     the application's ports, by name or number, which a NetworkPolicy goes on to admit; may be left out
+  ports     the application's ports, by name or number, which a NetworkPolicy goes on to admit, unless there is a gate
+            before them; may be left out
+  upstream  where the application listens, such as http://127.0.0.1:8080, for a gate whose values do not say; may be left
+            out
 */}}
 
 {{/* Not empty if the sidecar is a native one. */}}
@@ -18,6 +21,24 @@ Each template takes a dict:
 {{- fail (printf "native: always takes Kubernetes 1.28 or newer, this is %s" $version) -}}
 {{- else if or (eq $native "always") (and (eq $native "auto") (semverCompare ">=1.29-0" $version)) -}}
 true
+{{- end -}}
+{{- end -}}
+
+{{/* Not empty if it is a gate, in front of the application. */}}
+{{- define "pitstop-sidecar.gate" -}}
+{{- if eq .sidecar.Values.mode "gate" -}}
+true
+{{- else if .sidecar.Values.gate.upstream -}}
+{{- fail (printf "gate.upstream: %s has no meaning unless mode is gate" .sidecar.Values.gate.upstream) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The port that the application's Service targets: the gate's, else the first of the application's. */}}
+{{- define "pitstop-sidecar.targetPort" -}}
+{{- if include "pitstop-sidecar.gate" . -}}
+pitstop
+{{- else -}}
+{{ first .ports }}
 {{- end -}}
 {{- end -}}
 
@@ -44,6 +65,7 @@ true
 {{/* The container, without what makes it a native sidecar. */}}
 {{- define "pitstop-sidecar.container" -}}
 {{- $values := .sidecar.Values -}}
+{{- $gate := include "pitstop-sidecar.gate" . -}}
 name: pitstop
 image: {{ include "pitstop-sidecar.image" . | quote }}
 imagePullPolicy: {{ $values.image.pullPolicy }}
@@ -51,6 +73,14 @@ env:
   {{- if $values.fleet.enabled }}
   - name: PITSTOP_FILE
     value: /maintenance/MAINTENANCE:/maintenance-fleet/MAINTENANCE
+  {{- end }}
+  {{- if $gate }}
+  - name: PITSTOP_UPSTREAM
+    value: {{ quote (required "gate.upstream is not set: mode is gate, so it has to say where your application listens, such as http://127.0.0.1:8080" ($values.gate.upstream | default .upstream)) }}
+  {{- with $values.gate.upstreamTimeout }}
+  - name: PITSTOP_UPSTREAM_TIMEOUT
+    value: {{ quote . }}
+  {{- end }}
   {{- end }}
   - name: PITSTOP_SHUTDOWN_DELAY
     value: {{ printf "%ds" (int $values.shutdownDelaySeconds) }}
@@ -95,11 +125,12 @@ livenessProbe:
   {{- toYaml $values.probes.liveness | nindent 2 }}
 readinessProbe:
   httpGet:
-    path: /readyz
+    {{- /* With a gate the pod stays ready in maintenance, so that users reach the page, and rollouts go on. */}}
+    path: {{ ternary "/readyz?exclude=maintenance" "/readyz" (not (empty $gate)) }}
     port: pitstop-admin
   {{- toYaml $values.probes.readiness | nindent 2 }}
 resources:
-  {{- toYaml $values.resources | nindent 2 }}
+  {{- toYaml (ternary $values.gate.resources $values.resources (not (empty $gate))) | nindent 2 }}
 securityContext:
   {{- toYaml $values.securityContext | nindent 2 }}
 volumeMounts:
