@@ -144,3 +144,26 @@ fn a_release_from_install_to_uninstall() {
         .get(&["deployments,services,networkpolicies,configmaps", "--selector=app.kubernetes.io/instance=shop"]);
     assert_eq!(left["items"], json!([]));
 }
+
+#[test]
+fn a_release_with_a_gate_is_installed_in_maintenance() {
+    let namespace = Namespace::new("helm-gate");
+    let release = Release::new(&namespace);
+    // The fleet's switch, which is no part of the release: it is there before.
+    namespace.kubectl(&["create", "configmap", "shop-pitstop-maintenance", "--from-literal=MAINTENANCE=Moving"]);
+    let notes = release.upgrade("replicas=2,sidecar.mode=gate");
+    assert!(notes.contains("behind the gate"), "{notes}");
+    eventually("the Service lists the pods", || namespace.endpoints("shop-pitstop").len() == 2);
+    eventually("requests are refused", || release.ask("shop-pitstop") == "Moving 503");
+    let services = namespace.get(&["services"]);
+    let services: Vec<_> = services["items"].as_array().unwrap().iter().map(|each| &each["metadata"]["name"]).collect();
+    assert_eq!(services, ["shop-pitstop"], "no maintenance Service");
+
+    // Nor does an upgrade wait for the end.
+    release.upgrade("replicas=2,sidecar.mode=gate,sidecar.logFormat=json");
+    eventually("requests are still refused", || release.ask("shop-pitstop") == "Moving 503");
+    namespace.kubectl(&["delete", "configmap", "shop-pitstop-maintenance"]);
+    namespace.kubectl(&["delete", "pods", "--selector=app.kubernetes.io/name=pitstop", "--wait=false"]);
+    eventually("requests are served", || release.ask("shop-pitstop") == "the shop 200");
+    release.helm(&["test", "shop"]);
+}

@@ -1,7 +1,7 @@
 //! What all tests share: a namespace that is removed on drop, the example's shop in it, clients, and waiting for a
 //! condition.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -21,9 +21,13 @@ pub const DEADLINE: Duration = Duration::from_secs(240);
 pub const SHOP: &str = "200 the shop";
 const NOT_BACK: &str = "503 Temporarily unavailable";
 
+/// For how long nothing may be amiss after pods have come or gone, until that is over: kernels' tables, which `kube-proxy`
+/// changes, lag behind the Services.
+const CALM: Duration = Duration::from_secs(10);
+
 /// How many attempts the client makes at a time.
 const LOOPS: usize = 4;
-/// What it says of a try of the maintenance Service that was not answered: it tries again.
+/// What it says of a try that was not answered. Of the maintenance Service, it tries again.
 const MISSED: &str = "missed";
 
 /// The image of pitstop, as the nodes know it.
@@ -151,9 +155,16 @@ impl Namespace {
     /// its top. Images are replaced by those of the tests.
     #[track_caller]
     pub fn apply_kustomization(&self, kustomization: &str) {
+        self.apply_overlay(kustomization, "");
+    }
+
+    /// The same with manifests of its own, in the file `own.yaml`.
+    #[track_caller]
+    pub fn apply_overlay(&self, kustomization: &str, own: &str) {
         let overlay = self.overlays.path().join("overlay");
         let _ = fs::remove_dir_all(&overlay);
         fs::create_dir(&overlay).unwrap();
+        fs::write(overlay.join("own.yaml"), own).unwrap();
         let top = "../".repeat(overlay.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().components().count());
         let images = [
             ("pitstop", image()),
@@ -175,17 +186,23 @@ impl Namespace {
     /// Runs the example's shop with as many replicas, and waits until all are ready.
     #[track_caller]
     pub fn shop(&self, replicas: usize) {
-        self.shop_with(replicas, "");
+        self.shop_with("example", replicas, "");
     }
 
-    /// The same with something added to its kustomization.
+    /// The same of another example, and with something added to its kustomization.
     #[track_caller]
-    fn shop_with(&self, replicas: usize, more: &str) {
+    pub fn shop_with(&self, example: &str, replicas: usize, more: &str) {
         self.apply_kustomization(&format!(
-            "resources: [TOP/deploy/kustomize/example]\nreplicas: [{{name: shop-web, count: {replicas}}}]\n{more}"
+            "resources: [TOP/deploy/kustomize/{example}]\nreplicas: [{{name: shop-web, count: {replicas}}}]\n{more}"
         ));
-        self.kubectl(&["rollout", "status", "deployment/shop-web", &format!("--timeout={}s", DEADLINE.as_secs())]);
+        self.rolled_out();
         eventually("the Service lists all of them", || self.endpoints("shop-web").len() == replicas);
+    }
+
+    /// Waits until all of the shop's pods are new ones, and ready.
+    #[track_caller]
+    pub fn rolled_out(&self) {
+        self.kubectl(&["rollout", "status", "deployment/shop-web", &format!("--timeout={}s", DEADLINE.as_secs())]);
     }
 
     /// The names of the shop's pods that are not about to go.
@@ -302,25 +319,39 @@ impl Namespace {
     /// maintenance Service, as an ingress would: some attempts at a time.
     #[track_caller]
     pub fn client(&self) -> Client<'_> {
-        let address = |service: &str| {
-            let service = self.get(&["service", service]);
-            service["spec"]["clusterIP"].as_str().unwrap().to_owned()
-        };
-        // `curl` fails where it gets no complete answer. An ingress knows the pods and goes to the next, a Service takes any:
-        // hence several tries. Addresses, since not every test cluster has DNS.
+        // An ingress knows the pods and goes to the next, a Service takes any: hence several tries.
+        let (web, maintenance) = (self.address("shop-web"), self.address("shop-maintenance"));
+        self.client_that(&format!(
+            "ask $1 {web} && return; tries=0; while [ $tries != 20 ]; do ask $1 {maintenance} && return; echo $1 {MISSED}; \
+             sleep 0.1; tries=$((tries + 1)); done; echo $1 no answer"
+        ))
+    }
+
+    /// Starts a pod that tries the shop's Service again and again, and nothing else: some attempts at a time.
+    #[track_caller]
+    pub fn client_of_the_service(&self) -> Client<'_> {
+        self.client_that(&format!("ask $1 {} || echo $1 {MISSED}", self.address("shop-web")))
+    }
+
+    /// The address of a Service, since not every test cluster has DNS.
+    fn address(&self, service: &str) -> String {
+        self.get(&["service", service])["spec"]["clusterIP"].as_str().unwrap().to_owned()
+    }
+
+    /// Starts a pod that makes such attempts.
+    #[track_caller]
+    fn client_that(&self, attempt: &str) -> Client<'_> {
+        // `curl` fails where it gets no complete answer.
         let script = format!(
             "ask() {{ status=$(curl -s --connect-timeout 5 -m 30 -o /tmp/$1 -w '%{{http_code}}' http://$2/) && echo $1 $status $(cat /tmp/$1); }}\n\
-             attempt() {{ ask $1 {} && return; tries=0; while [ $tries != 20 ]; do ask $1 {} && return; echo $1 {MISSED}; \
-             sleep 0.1; tries=$((tries + 1)); done; echo $1 no answer; }}\n\
+             attempt() {{ {attempt}; }}\n\
              again() {{ while :; do attempt $1; sleep 0.1; done; }}\n\
              trap 'exit 0' TERM; for loop in {loops}; do again $loop & done; wait",
-            address("shop-web"),
-            address("shop-maintenance"),
             loops = (1..=LOOPS).map(|each| each.to_string()).collect::<Vec<_>>().join(" ")
         );
         self.run("client", &script);
         let client = Client { namespace: self };
-        client.settles_on(&[SHOP], 1, 0);
+        client.settles_on(&[SHOP], 0);
         client
     }
 
@@ -399,30 +430,37 @@ impl Client<'_> {
         self.log().into_iter().map(|(_, answer)| answer).collect()
     }
 
-    /// Waits until each loop has had only these answers so many times in a row, counted after some attempts of all. Gives
-    /// how many attempts there are then: what follows has begun with this the state of things, in whichever loop.
+    /// Waits until each loop has had one of these answers since one of them has had another, counted after some attempts of
+    /// all. Gives how many attempts there are then: what follows has begun with this the state of things, in whichever loop.
     ///
     /// While a Service is empty, that takes a second for each attempt: kernels limit how often they say that nothing is
     /// there.
     #[track_caller]
-    fn settles_on(&self, answers: &[&str], in_a_row: usize, from: usize) -> usize {
-        let mut count = 0;
+    pub fn settles_on(&self, answers: &[&str], from: usize) -> usize {
+        self.settles_for(Duration::ZERO, answers, from)
+    }
+
+    /// The same, and none has had another answer for so long.
+    #[track_caller]
+    fn settles_for(&self, calm: Duration, answers: &[&str], from: usize) -> usize {
+        let (mut count, mut last, mut since) = (0, None, Instant::now());
         eventually(&format!("the client has {answers:?}"), || {
             let log = self.log();
             count = log.len();
-            let mut rows = BTreeMap::<_, usize>::new();
-            for (each, answer) in &log[from..] {
-                let row = rows.entry(each).or_default();
-                *row = if answers.contains(&answer.as_str()) { *row + 1 } else { 0 };
+            let other = log[from..].iter().rposition(|(_, answer)| !answers.contains(&answer.as_str()));
+            if other != last {
+                (last, since) = (other, Instant::now());
             }
-            rows.len() == LOOPS && rows.values().all(|row| *row >= in_a_row)
+            let right = &log[from + other.map_or(0, |other| other + 1)..];
+            let loops: BTreeSet<_> = right.iter().map(|(each, _)| each).collect();
+            loops.len() == LOOPS && since.elapsed() >= calm
         });
         count
     }
 
     /// Fails the test if one of some attempts ended in anything else.
     #[track_caller]
-    fn assert_only(&self, attempts: std::ops::Range<usize>, answers: &[&[&str]], when: &str) {
+    pub fn assert_only(&self, attempts: std::ops::Range<usize>, answers: &[&[&str]], when: &str) {
         let seen: BTreeSet<_> = self.attempts()[attempts].iter().cloned().collect();
         let known = answers.concat();
         assert!(seen.iter().all(|answer| known.contains(&answer.as_str())), "{when}: {seen:?}");
@@ -439,29 +477,30 @@ impl Client<'_> {
         during: impl FnOnce(),
         off: impl FnOnce(),
     ) -> Duration {
-        let (namespace, open) = (self.namespace, self.settles_on(&[SHOP], 1, self.attempts().len()));
+        let (namespace, open) = (self.namespace, self.settles_on(&[SHOP], self.attempts().len()));
         let begin = Instant::now();
         on();
         eventually("all have left", || namespace.endpoints("shop-web").is_empty());
         let took = begin.elapsed();
-        let refused = self.settles_on(refusals, 1, open);
+        let refused = self.settles_on(refusals, open);
         // One after the other, so some still serve: but who is refused is told why.
         self.assert_only(open..refused, &[&[SHOP], refusals], "on its way into maintenance");
 
+        let before = namespace.pods();
         during();
         // A pod that starts or ends is in the maintenance Service, and does not answer; and in the kernel's tables it stays
-        // a little longer than in the Service.
-        let (changed, missed) = (self.attempts().len(), self.attempts()[refused..].iter().any(|each| each == MISSED));
-        let closed = self.settles_on(refusals, if missed { 4 } else { 1 }, changed);
+        // longer than in the Service.
+        let (changed, calm) = (self.attempts().len(), if namespace.pods() == before { Duration::ZERO } else { CALM });
+        let closed = self.settles_for(calm, refusals, changed);
         self.assert_only(refused..closed, &[refusals, &[MISSED]], "in maintenance");
-        let still = self.settles_on(refusals, 1, closed);
+        let still = self.settles_on(refusals, closed);
         self.assert_only(closed..still, &[refusals], "in maintenance");
         assert!(namespace.endpoints("shop-web").is_empty());
 
         off();
         let all = namespace.pods().len();
         eventually("all are back", || namespace.endpoints("shop-web").len() == all);
-        let back = self.settles_on(&[SHOP], 1, still);
+        let back = self.settles_on(&[SHOP], still);
         self.assert_only(still..back, &[&[SHOP, NOT_BACK], refusals], "on its way out of maintenance");
         assert_eq!(namespace.restarts(), 0);
         took
@@ -489,6 +528,11 @@ impl Watch {
     /// Whether this pod has been ready, if only for a moment.
     pub fn has_been_ready(&self, pod: &str) -> bool {
         self.lines(pod).iter().any(|(_, line)| line.contains(" ready=True "))
+    }
+
+    /// Whether this pod has been other than ready, if only for a moment.
+    pub fn has_been_unready(&self, pod: &str) -> bool {
+        self.lines(pod).iter().any(|(_, line)| !line.contains(" ready=True "))
     }
 
     /// How long after its deletion began this pod was gone.
@@ -530,8 +574,13 @@ pub struct SharedVolume<'a> {
 impl<'a> SharedVolume<'a> {
     /// Makes the volume, and runs the example's shop on it with as many replicas.
     pub fn with_shop(namespace: &'a Namespace, replicas: usize) -> Self {
+        Self::with("example", namespace, replicas)
+    }
+
+    /// The same with another example.
+    pub fn with(example: &str, namespace: &'a Namespace, replicas: usize) -> Self {
         let volume = Self::new(namespace);
-        namespace.shop_with(replicas, &Self::kustomization());
+        namespace.shop_with(example, replicas, &Self::kustomization());
         volume
     }
 

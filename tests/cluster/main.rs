@@ -7,6 +7,7 @@
 mod charts;
 mod fixture;
 mod fleet;
+mod gate;
 mod jobs;
 mod plugin;
 mod rollout;
