@@ -75,6 +75,19 @@ fn the_service_shows_the_page_and_the_pods_stay_ready() {
 }
 
 #[test]
+fn the_plugin_does_not_wait_for_pods_to_leave() {
+    let namespace = Namespace::new("gate-plugin");
+    namespace.shop_with(GATE, 2, "");
+    let on = namespace.pit_done(&["on", "deploy/shop-web", REASON, "--wait"]);
+    let said = "deploy/shop-web: maintenance mode is on in ConfigMap shop-maintenance; 2 of 2 pods have taken it up";
+    assert_eq!(on.stdout, format!("{said}, and refuse requests\n"));
+    assert_eq!(namespace.endpoints("shop-web"), namespace.pods().into_iter().collect());
+    assert!(namespace.pods().iter().all(|pod| namespace.state(pod)["reason"] == REASON));
+    namespace.pit_done(&["off", "deploy/shop-web", "--wait"]);
+    assert!(namespace.pods().iter().all(|pod| namespace.state(pod)["enabled"] == false));
+}
+
+#[test]
 fn a_rollout_goes_on_in_maintenance() {
     let namespace = Namespace::new("gate-rollout");
     let _volume = SharedVolume::with(GATE, &namespace, 2);

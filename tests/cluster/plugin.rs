@@ -15,9 +15,10 @@ const OPERATOR: [&str; 2] = ["--as=operator", "--as-group=maintenance-operators"
 
 /// What the plugin printed, and its exit code.
 #[derive(Debug)]
-struct Printed {
+pub struct Printed {
     code: Option<i32>,
-    stdout: String,
+    /// What it printed for people.
+    pub stdout: String,
     stderr: String,
 }
 
@@ -60,7 +61,7 @@ impl Namespace {
 
     /// Runs the plugin, which must say that it has done it.
     #[track_caller]
-    fn pit_done(&self, arguments: &[&str]) -> Printed {
+    pub fn pit_done(&self, arguments: &[&str]) -> Printed {
         let printed = self.pit(arguments);
         assert_eq!(printed.code, Some(0), "{arguments:?}: {printed:?}");
         printed

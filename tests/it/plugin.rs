@@ -434,6 +434,19 @@ fn a_native_sidecar_is_asked_at_its_admin_port() {
     let asked = fs::read_to_string(place.path().join("asked")).unwrap();
     assert_eq!(asked, "/api/v1/namespaces/default/pods/shop-5d4f-abcde:9000/proxy/maintenance\n");
 
+    // With a gate, its readiness tells nothing of maintenance.
+    let unasked = |sidecar: &Value| {
+        write(&pod(sidecar.clone(), json!([running("pitstop")])));
+        let printed = place.run(&["status", "deploy/shop", "--no-ask"]);
+        assert_eq!(printed.code, Some(1));
+        printed.stdout.lines().last().unwrap().split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+    };
+    let mut gate = sidecar.clone();
+    gate["readinessProbe"] = json!({"httpGet": {"path": "/readyz", "port": "pitstop-admin"}});
+    assert_eq!(unasked(&gate), "off no - - ?");
+    gate["readinessProbe"] = json!({"httpGet": {"path": "/readyz?exclude=maintenance", "port": "pitstop-admin"}});
+    assert_eq!(unasked(&gate), "unknown no - - <stays ready in maintenance, so that its readiness does not tell>");
+
     // An init container of that name, which installs the program and ends, is no sidecar.
     let mut install = sidecar;
     install.as_object_mut().unwrap().remove("restartPolicy");
