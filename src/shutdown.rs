@@ -43,6 +43,11 @@ impl Stop {
         self.0.has_changed().unwrap_or(true)
     }
 
+    /// Waits until the process is about to end. Also when the sender is gone.
+    pub async fn stopping(&mut self) {
+        let _ = self.0.wait_for(|phase| *phase >= Phase::Stopping).await;
+    }
+
     /// Waits until connections have to be given up. Also when the sender is gone.
     pub async fn draining(&mut self) {
         let _ = self.0.wait_for(|phase| *phase >= Phase::Draining).await;

@@ -1,12 +1,14 @@
 //! What a connection is doing, and how long it may.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::{Body, Incoming};
 use hyper::{Request, Version};
+use tokio::sync::oneshot;
 
 use super::cut::Cuts;
 use super::exchange::{Answering, Progress, RequestBody, Successor};
@@ -44,6 +46,9 @@ pub(super) struct Activity {
     ends_answers: AtomicBool,
     /// Whether it has to end as no answer ends.
     broken: AtomicBool,
+    /// Whether somebody wants to know when the client leaves, and is to be given the means to watch it.
+    watched: AtomicBool,
+    watcher: Mutex<Option<oneshot::Sender<OwnedFd>>>,
 }
 
 /// What a connection is waiting for.
@@ -78,7 +83,31 @@ impl Activity {
             multiplexed: AtomicBool::new(false),
             ends_answers: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
+            watcher: Mutex::new(None),
         }
+    }
+
+    /// Who wants to know when the client leaves, if somebody does.
+    pub(super) fn watcher(&self) -> Option<oneshot::Sender<OwnedFd>> {
+        if !self.watched.load(Relaxed) {
+            return None;
+        }
+        self.watched.store(false, Relaxed);
+        self.watcher.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Asks for the means to watch the client.
+    pub(super) async fn watch(&self) -> Option<OwnedFd> {
+        let (sender, receiver) = oneshot::channel();
+        *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        self.watched.store(true, Relaxed);
+        receiver.await.ok()
+    }
+
+    /// Whether there may be more than one request at the same time.
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Relaxed)
     }
 
     /// What it waits for now.

@@ -127,6 +127,11 @@ impl Write for Client {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper flushes when it has written all that it has.
         self.activity.flushed();
+        if let Some(watcher) = self.activity.watcher()
+            && let Ok(descriptor) = self.stream.inner().as_fd().try_clone_to_owned()
+        {
+            let _ = watcher.send(descriptor);
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -146,6 +151,17 @@ impl Drop for Client {
             runtime.spawn(linger(stream, self.place.take()));
         }
     }
+}
+
+/// Waits until the client has closed its direction, or all of the connection, whatever is still to be read of it: hyper,
+/// which lets a client close its direction, does not look before it has answered.
+pub(super) async fn left(stream: OwnedFd) -> io::Result<()> {
+    let stream = TcpStream::from_std(StdStream::from(stream))?;
+    while !stream.ready(Interest::READABLE).await?.is_read_closed() {
+        // Waits for news instead of reading. What hyper reads from has a readiness of its own.
+        let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    }
+    Ok(())
 }
 
 /// Reads what the client still sends, up to a limit, and then waits for it to close: what it sends beyond that stays

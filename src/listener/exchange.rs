@@ -1,6 +1,7 @@
 //! One request and its answer, as a connection follows them.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use hyper::{Request, Response};
 use pin_project_lite::pin_project;
 
 use super::activity::{Activity, Work};
-use super::client::Upgraded;
+use super::client::{Upgraded, left};
 use super::cut::Cut;
 
 /// How an answer gets on.
@@ -188,6 +189,27 @@ impl RequestBody {
     #[must_use]
     pub fn client(&self) -> IpAddr {
         self.activity.client
+    }
+
+    /// Waits until the client has left. Over HTTP/1 it may only have closed its direction, which looks the same: it can
+    /// still be answered. Over HTTP/2 this waits for ever, since hyper gives up a request whose client has left.
+    ///
+    /// Costs a file descriptor while it waits. It does not notice a client that leaves with so much unread that the
+    /// system does not take the end of it.
+    pub fn left(&self) -> impl Future<Output = ()> + Send + 'static {
+        let activity = self.activity.clone();
+        async move {
+            if activity.is_multiplexed() {
+                return pending().await;
+            }
+            let watched = match activity.watch().await {
+                Some(descriptor) => left(descriptor).await.is_ok(),
+                None => false,
+            };
+            if !watched {
+                pending::<()>().await;
+            }
+        }
     }
 
     /// The connection, for when the answer to this request upgrades it.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -82,6 +83,7 @@ pub struct State {
     files: Vec<Watched>,
     mode: Mode,
     changes: Changes,
+    began: Option<Instant>,
     permits: Permits,
 }
 
@@ -98,6 +100,7 @@ impl State {
             files: paths.into_iter().map(watched).collect(),
             mode: Mode::Unknown,
             changes: Changes::default(),
+            began: None,
             permits: Arc::default(),
         }
     }
@@ -112,9 +115,15 @@ impl State {
         file.trouble = None;
         let before = std::mem::replace(&mut self.mode, merge(&self.files));
         match (&before, &self.mode) {
-            (Mode::Off, Mode::On(_)) => self.changes.on += 1,
+            (Mode::Off, Mode::On(_)) => {
+                self.changes.on += 1;
+                self.began = Some(Instant::now());
+            }
             (Mode::On(_), Mode::Off) => self.changes.off += 1,
             _ => {}
+        }
+        if self.mode == Mode::Off {
+            self.began = None;
         }
         true
     }
@@ -162,6 +171,13 @@ impl State {
     #[must_use]
     pub fn changes(&self) -> Changes {
         self.changes
+    }
+
+    /// When this process saw maintenance begin that is not over; `None` if it was on before the first look. Another reason or
+    /// another file does not begin it anew.
+    #[must_use]
+    pub fn began(&self) -> Option<Instant> {
+        self.began
     }
 
     /// The files that no look has seen yet, each with why.
@@ -321,6 +337,31 @@ mod tests {
         assert!(state.see(0, on(Some("why"), 2, None)), "a new reason is news");
         assert!(!state.see(0, on(Some("why"), 2, None)));
         assert_eq!(state.changes(), Changes { on: 1, off: 1 });
+    }
+
+    #[test]
+    fn when_it_began_is_known_to_who_saw_it_begin() {
+        let mut state = two_files();
+        state.see(0, on(None, 1, None));
+        assert_eq!(state.began(), None, "it was on before");
+        state.see(0, Seen::Off);
+        state.see(0, on(None, 1, None));
+        assert_eq!(state.began(), None, "the other file may have been there all the time");
+        state.see(0, Seen::Off);
+        state.see(1, Seen::Off);
+        assert_eq!(state.began(), None);
+        let before = Instant::now();
+        state.see(1, on(None, 1, None));
+        let began = state.began();
+        assert!(began.is_some_and(|began| began >= before));
+        state.see(1, on(Some("why"), 2, None));
+        state.see(0, on(None, 3, None));
+        state.see(1, Seen::Off);
+        assert_eq!(state.began(), began, "it has gone on");
+        state.see(0, Seen::Off);
+        assert_eq!(state.began(), None);
+        state.see(0, on(None, 4, None));
+        assert!(state.began() > began);
     }
 
     #[test]
