@@ -10,6 +10,8 @@ use clap_complete::Shell;
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use crate::gate::network::Network;
+use crate::gate::policy::{AllowedMethod, AllowedPath};
 use crate::gate::upstream::Upstream;
 use crate::log;
 
@@ -71,7 +73,7 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the sidecar: watch the file, answer probes, refuse requests, export metrics
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Show maintenance mode, turn it on, or turn it off
     MaintenanceMode(MaintenanceMode),
     /// Run a job, unless maintenance mode is on
@@ -93,6 +95,14 @@ Examples:
   pitstop serve
   pitstop serve --file /maintenance/MAINTENANCE --listen 127.0.0.1:8503
   PITSTOP_FILE=/pod/MAINTENANCE:/fleet/MAINTENANCE pitstop serve
+  pitstop serve --upstream http://127.0.0.1:3000 --hold 5s
+  pitstop serve --upstream http://127.0.0.1:3000 --allow-method GET,HEAD,OPTIONS --allow-path /webhooks/
+  pitstop serve --upstream http://127.0.0.1:3000 --allow-from 192.0.2.0/24 --trusted-proxy 10.0.0.0/8
+
+What is let through in maintenance (--allow-…, --bypass-token-file) is the operator's own risk:
+`maintenance-mode --wait` does not wait for it. What could be read in two ways is not let through: paths with
+percent signs, dot segments, // or ;, and what looks as if somebody else had forwarded it, who is no trusted proxy.
+WebSockets are let through by path, address or token, not by method.
 
 SIGTERM: /readyz fails at once, both listeners go on for --shutdown-delay, then requests that run get
 --drain-timeout. SIGINT skips the delay. A second signal ends the process at once.")]
@@ -144,6 +154,64 @@ pub struct Serve {
     /// The number of connections to the traffic listener; the next one waits
     #[arg(long, env = "PITSTOP_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 10_000, value_parser = connections)]
     pub max_connections: usize,
+
+    /// What is let through in maintenance, or waits.
+    #[command(flatten)]
+    pub policies: Policies,
+}
+
+/// How many requests wait at a time unless `--hold-limit` says otherwise.
+pub const HOLD_LIMIT: usize = 1000;
+
+/// The flags by which an operator lets some requests through in maintenance, or lets them wait.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "In maintenance, with --upstream")]
+pub struct Policies {
+    /// For how long after maintenance has begun requests wait for its end, instead of being refused
+    #[arg(long, env = "PITSTOP_HOLD", value_name = "TIME", value_parser = duration)]
+    pub hold: Option<Duration>,
+
+    /// How many may wait at a time; the next one is refused [default: 1000]
+    #[arg(long, env = "PITSTOP_HOLD_LIMIT", value_name = "NUMBER", value_parser = places)]
+    pub hold_limit: Option<usize>,
+
+    /// Let requests with these methods through: GET,HEAD,OPTIONS is read-only maintenance
+    #[arg(long, env = "PITSTOP_ALLOW_METHOD", value_name = "METHOD", value_delimiter = ',')]
+    pub allow_method: Vec<AllowedMethod>,
+
+    /// Let requests for this path through, or, if it ends in a slash, for all below it
+    #[arg(long, env = "PITSTOP_ALLOW_PATH", value_name = "PATH", value_delimiter = ',')]
+    pub allow_path: Vec<AllowedPath>,
+
+    /// Let requests from this network or address through. Those that somebody else has forwarded: see --trusted-proxy
+    #[arg(long, env = "PITSTOP_ALLOW_FROM", value_name = "CIDR", value_delimiter = ',')]
+    pub allow_from: Vec<Network>,
+
+    /// The proxies in front of this, whose X-Forwarded-For says who the client is
+    #[arg(long, env = "PITSTOP_TRUSTED_PROXY", value_name = "CIDR", value_delimiter = ',')]
+    pub trusted_proxy: Vec<Network>,
+
+    /// Let through who gives the token in this file, by the header Pitstop-Bypass or, for 12 hours, after a visit to
+    /// /.pitstop/TOKEN
+    #[arg(long, env = "PITSTOP_BYPASS_TOKEN_FILE", value_name = "FILE")]
+    pub bypass_token_file: Option<PathBuf>,
+}
+
+impl Policies {
+    /// The first flag that is given.
+    #[must_use]
+    pub fn first(&self) -> Option<&'static str> {
+        let given = [
+            ("--hold", self.hold.is_some()),
+            ("--hold-limit", self.hold_limit.is_some()),
+            ("--allow-method", !self.allow_method.is_empty()),
+            ("--allow-path", !self.allow_path.is_empty()),
+            ("--allow-from", !self.allow_from.is_empty()),
+            ("--trusted-proxy", !self.trusted_proxy.is_empty()),
+            ("--bypass-token-file", self.bypass_token_file.is_some()),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(flag, _)| flag)
+    }
 }
 
 /// `pitstop maintenance-mode`
@@ -345,6 +413,11 @@ fn threads(text: &str) -> Result<NonZeroUsize, String> {
         .ok()
         .filter(|number: &NonZeroUsize| number.get() <= 256)
         .ok_or_else(|| "it must be a number from 1 to 256".to_owned())
+}
+
+fn places(text: &str) -> Result<usize, String> {
+    let most = tokio::sync::Semaphore::MAX_PERMITS;
+    text.parse().ok().filter(|number| *number <= most).ok_or_else(|| "it must be a number".to_owned())
 }
 
 fn connections(text: &str) -> Result<usize, String> {

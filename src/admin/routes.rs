@@ -35,6 +35,8 @@ pub struct Admin {
     pub metrics: Metrics,
     /// How many requests the application is at work on, where they are forwarded to one.
     pub in_flight: Option<IntGauge>,
+    /// How many wait for maintenance to end, there.
+    pub held: Option<IntGauge>,
 }
 
 /// The admin listener's service.
@@ -74,10 +76,12 @@ async fn maintenance(State(admin): State<Arc<Admin>>) -> Response {
         report: state::Report<'a>,
         #[serde(skip_serializing_if = "Option::is_none")]
         in_flight: Option<i64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        held: Option<i64>,
     }
     let state = admin.state.borrow();
-    let in_flight = admin.in_flight.as_ref().map(IntGauge::get);
-    match serde_json::to_string(&Maintenance { report: state.report(Timestamp::now()), in_flight }) {
+    let [in_flight, held] = [&admin.in_flight, &admin.held].map(|gauge| gauge.as_ref().map(IntGauge::get));
+    match serde_json::to_string(&Maintenance { report: state.report(Timestamp::now()), in_flight, held }) {
         Ok(json) => text(StatusCode::OK, "application/json", json + "\n"),
         Err(error) => internal_error(&error),
     }

@@ -18,13 +18,18 @@ use tracing::{info, warn};
 
 use super::{Failure, maintenance_files, runtime};
 use crate::admin::routes::{Admin, router};
-use crate::cli::{Common, Serve};
+use crate::cli::{self, Common, HOLD_LIMIT, Serve};
+use crate::gate::admission::Policies;
+use crate::gate::bypass::Bypass;
 use crate::gate::connection::HEADER_LINES;
+use crate::gate::hold::Places;
+use crate::gate::policy::Policy;
+use crate::gate::upstream::Upstream;
 use crate::gate::{Forward, Gate};
 use crate::listener::{Cuts, Limits, Listener};
 use crate::maintenance::state::Mode;
 use crate::maintenance::watch::{self as lookout, Role};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Requests};
 use crate::shutdown::{Phase, Signals, Stop};
 
 /// The first answer should be the right one. Where looking takes longer than this, the first answer is that it does.
@@ -36,6 +41,7 @@ const RESERVED_FILES: u64 = 64 + ADMIN_CONNECTIONS as u64;
 
 pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure> {
     let files = maintenance_files(&common.file)?;
+    check(&serve.policies, serve.upstream.as_ref())?;
     let runtime = runtime()?;
     // First, since as process 1 nothing else would end us.
     let signals = runtime.block_on(async { Signals::catch() })?;
@@ -45,21 +51,26 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     let traffic = Listener::bind("--listen", serve.listen, limits)?;
     let (state, looks) = lookout::start(&files, serve.poll, Role::Open)?;
     let metrics = Metrics::register(Registry::new())?;
-    let forward = match serve.upstream.clone() {
-        None => None,
-        Some(upstream) => Some(Forward {
-            upstream,
-            places: Arc::new(Semaphore::new(limits.connections)),
-            idle_timeout: limits.idle_timeout,
-            timeout: serve.upstream_timeout,
-            requests: metrics.forwarding()?,
-        }),
-    };
-    let in_flight = forward.as_ref().map(|forward| forward.requests.in_flight.clone());
-    let gate = || Gate::new(state.clone(), serve.retry_after, metrics.refused(), forward.clone());
-    let gates: Vec<_> = (0..serve.threads.get()).map(|_| gate()).collect();
     let (phase, stop) = watch::channel(Phase::Running);
     let stop = Stop::new(stop);
+    let forward = match serve.upstream.clone() {
+        None => None,
+        Some(upstream) => {
+            let requests = metrics.forwarding()?;
+            Some(Forward {
+                upstream,
+                places: Arc::new(Semaphore::new(limits.connections)),
+                idle_timeout: limits.idle_timeout,
+                timeout: serve.upstream_timeout,
+                policies: policies(serve, &requests, &stop)?,
+                requests,
+            })
+        }
+    };
+    let in_flight = forward.as_ref().map(|forward| forward.requests.in_flight.clone());
+    let held = forward.as_ref().map(|forward| forward.requests.held.clone());
+    let gate = || Gate::new(state.clone(), serve.retry_after, metrics.refused(), forward.clone());
+    let gates: Vec<_> = (0..serve.threads.get()).map(|_| gate()).collect();
 
     runtime.block_on(async {
         let mut first = state.clone();
@@ -73,7 +84,7 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
             traffic_served.spawn(serve_traffic(traffic.try_clone()?, gate, cuts.clone(), stop.clone())?);
         }
         drop(traffic);
-        let routes = router(Admin { state, looks, stop: stop.clone(), metrics, in_flight });
+        let routes = router(Admin { state, looks, stop: stop.clone(), metrics, in_flight, held });
         let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), Cuts::default(), stop);
         let traffic_served = async {
             while let Some(served) = traffic_served.join_next().await {
@@ -99,6 +110,32 @@ fn serve_traffic(
         let _ = report.send(served);
     })?;
     Ok(async { served.await.map_err(io::Error::other)? })
+}
+
+/// The policies that make sense together.
+fn check(policies: &cli::Policies, upstream: Option<&Upstream>) -> Result<(), Failure> {
+    if let (None, Some(flag)) = (upstream, policies.first()) {
+        return Err(Failure::usage(format!("{flag} is about requests to an application: name it with --upstream")));
+    }
+    if policies.allow_from.is_empty() && !policies.trusted_proxy.is_empty() {
+        return Err(Failure::usage("--trusted-proxy says who may name the clients of --allow-from: give that, too"));
+    }
+    Ok(())
+}
+
+/// What is let through in maintenance, or waits, if anything does.
+fn policies(serve: &Serve, requests: &Requests, stop: &Stop) -> Result<Option<Policies>, Failure> {
+    let cli::Policies { hold, hold_limit, allow_method, allow_path, allow_from, trusted_proxy, bypass_token_file } =
+        serve.policies.clone();
+    let bypass = bypass_token_file.map(Bypass::open).transpose()?;
+    if let Some(bypass) = &bypass {
+        bypass.follow(serve.poll)?;
+    }
+    let hold = hold.unwrap_or_default();
+    let policy = Policy { methods: allow_method, paths: allow_path, clients: allow_from, proxies: trusted_proxy, hold };
+    let places = Places::new(hold_limit.unwrap_or(HOLD_LIMIT), requests.held.clone());
+    let any = bypass.is_some() || policy != Policy::default();
+    Ok(any.then(|| Policies { policy, places, bypass, stop: stop.clone() }))
 }
 
 /// Goes through the phases of stopping. `served` ends when both listeners have drained; before, only if one fails.

@@ -45,22 +45,26 @@ type Held = Arc<Mutex<Option<Hold>>>;
 
 /// What a request holds for as long as the application may be at work on it.
 #[derive(Debug)]
-pub(super) struct Hold {
-    _permits: Permits,
-    in_flight: IntGauge,
-}
+pub(super) struct Hold(Option<(Permits, IntGauge)>);
 
 impl Hold {
     /// Counts as in flight.
     pub(super) fn new(permits: Permits, in_flight: IntGauge) -> Self {
         in_flight.inc();
-        Self { _permits: permits, in_flight }
+        Self(Some((permits, in_flight)))
+    }
+
+    /// Nothing: nobody waits for the request.
+    pub(super) fn nothing() -> Self {
+        Self(None)
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.in_flight.dec();
+        if let Some((_, in_flight)) = &self.0 {
+            in_flight.dec();
+        }
     }
 }
 

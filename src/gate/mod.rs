@@ -1,35 +1,48 @@
 //! The traffic listener: a request is refused with the reason, in the format that the client asks for, or, where there is
-//! an application behind this and maintenance mode is off, forwarded to it.
+//! an application behind this and maintenance mode is off, forwarded to it. In maintenance an operator may let some
+//! through, or let them wait for its end.
 
+pub mod admission;
+pub mod bypass;
 pub mod connection;
 pub mod format;
 mod headers;
+pub mod hold;
+pub mod network;
+mod origin;
 pub mod page;
 mod pass;
+pub mod policy;
 mod pool;
 mod proxy;
 mod resolver;
+pub mod token;
 pub mod upstream;
+mod verdict;
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONNECTION, EXPECT, HeaderValue};
-use hyper::{Method, Request, Response, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use jiff::Timestamp;
 use prometheus::IntCounter;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tracing::warn;
 
+use self::admission::{Admission, Policies};
+use self::bypass::Bypass;
 use self::connection::Hold;
 use self::format::Format;
+use self::hold::Place;
 use self::page::Pages;
 use self::pass::Pass;
 use self::pool::Pool;
@@ -59,6 +72,7 @@ struct Forwarding {
     state: watch::Receiver<State>,
     proxy: Arc<Proxy>,
     requests: Arc<Requests>,
+    policies: Option<Policies>,
 }
 
 /// Where and how requests are forwarded, and what is counted of it.
@@ -74,6 +88,8 @@ pub struct Forward {
     pub timeout: Duration,
     /// What is counted of it.
     pub requests: Requests,
+    /// What is let through in maintenance, or waits, if anything does.
+    pub policies: Option<Policies>,
 }
 
 /// The pages, and where to hear that they are out of date.
@@ -100,7 +116,7 @@ impl Gate {
             let requests = Arc::new(forward.requests);
             let pool = Pool::new(forward.upstream, forward.places, forward.idle_timeout);
             let proxy = Arc::new(Proxy::new(pool, forward.timeout, requests.clone()));
-            Forwarding { state: state.clone(), proxy, requests }
+            Forwarding { state: state.clone(), proxy, requests, policies: forward.policies }
         });
         let pages = Pages::render(state.borrow_and_update().mode(), retry_after);
         let rendered = Rendered { state, retry_after, forwards: forwarding.is_some(), pages };
@@ -152,43 +168,93 @@ impl Rendered {
     }
 }
 
-impl Forwarding {
-    /// What a request has to hold that is let in now, and what it carries with it; `None` if none is. The permits are those
-    /// of the very state that says so: whoever waits for them knows of this request. And whoever cuts cuts this one, since
-    /// the state cannot change meanwhile.
-    fn admit(&self, request: &Request<RequestBody>) -> Option<(Hold, Pass)> {
-        let state = self.state.borrow();
-        matches!(state.mode(), Mode::Off).then(|| {
-            let hold = Hold::new(state.permits().clone(), self.requests.in_flight.clone());
-            (hold, Pass::new(self.requests.clone(), request.body().cut()))
-        })
-    }
-}
-
 impl hyper::service::Service<Request<RequestBody>> for Gate {
     type Response = Response<Reply>;
     type Error = Infallible;
     type Future = Replying;
 
     fn call(&self, request: Request<RequestBody>) -> Self::Future {
-        if let Some(forwarding) = &self.0.forwarding
-            && let Some((hold, pass)) = forwarding.admit(&request)
+        let Some(forwarding) = &self.0.forwarding else { return Replying::now(self.refused(request)) };
+        let policies = forwarding.policies.as_ref();
+        if let Some(bypass) = policies.and_then(|policies| policies.bypass.as_deref())
+            && Bypass::owns(request.uri().path())
         {
-            let format = Format::of(request.method(), request.headers());
-            let (head, is_http1) = (*request.method() == Method::HEAD, request.version() < Version::HTTP_2);
-            let (gate, proxy) = (self.clone(), forwarding.proxy.clone());
-            return Replying::Forwarding(Box::pin(async move {
-                match proxy.forward(request, hold, pass).await {
-                    Ok(answer) => answer.map(|body| body.map_or(Reply::Own(Full::default()), Reply::Forwarded)),
-                    Err(failure) => gate.failed(&failure, format, head, is_http1).map(Reply::Own),
-                }
-            }));
+            return Replying::now(self.visited(request, bypass));
         }
-        Replying::Refused(ready(Ok(self.refused(request).map(Reply::Own))))
+        match forwarding.admit(&request) {
+            Admission::Granted(hold, pass) => {
+                Replying::Forwarding(Box::pin(self.clone().forward(request, forwarding.proxy.clone(), hold, pass)))
+            }
+            Admission::Held(until) => match policies.and_then(|policies| policies.places.take()) {
+                Some(place) => Replying::Forwarding(Box::pin(self.clone().hold(request, place, until))),
+                None => Replying::now(self.refused(request)),
+            },
+            Admission::Refused => Replying::now(self.refused(request)),
+        }
     }
 }
 
 impl Gate {
+    async fn forward(
+        self,
+        mut request: Request<RequestBody>,
+        proxy: Arc<Proxy>,
+        hold: Hold,
+        pass: Pass,
+    ) -> Response<Reply> {
+        if self.policies().is_some_and(|policies| policies.bypass.is_some()) {
+            Bypass::strip(request.headers_mut());
+        }
+        let format = Format::of(request.method(), request.headers());
+        let (head, is_http1) = (*request.method() == Method::HEAD, request.version() < Version::HTTP_2);
+        match proxy.forward(request, hold, pass).await {
+            Ok(answer) => answer.map(|body| body.map_or(Reply::Own(Full::default()), Reply::Forwarded)),
+            Err(failure) => self.failed(&failure, format, head, is_http1).map(Reply::Own),
+        }
+    }
+
+    /// Lets a request wait in its place until maintenance is over, and judges it anew then.
+    async fn hold(self, request: Request<RequestBody>, place: Place, until: Instant) -> Response<Reply> {
+        match self.held(&request, until).await {
+            Some((proxy, hold, pass)) => {
+                drop(place);
+                self.forward(request, proxy, hold, pass).await
+            }
+            None => self.refused(request).map(Reply::Own),
+        }
+    }
+
+    /// What a request that waits is let in with, if it is.
+    async fn held(&self, request: &Request<RequestBody>, mut until: Instant) -> Option<(Arc<Proxy>, Hold, Pass)> {
+        let forwarding = self.0.forwarding.as_ref()?;
+        let mut state = forwarding.state.clone();
+        let mut stop = forwarding.policies.as_ref()?.stop.clone();
+        let mut left = pin!(request.body().left());
+        while hold::wait(&mut state, until, left.as_mut(), &mut stop).await {
+            match forwarding.admit(request) {
+                Admission::Granted(hold, pass) => return Some((forwarding.proxy.clone(), hold, pass)),
+                // It has begun again.
+                Admission::Held(again) => until = again,
+                Admission::Refused => return None,
+            }
+        }
+        None
+    }
+
+    fn policies(&self) -> Option<&Policies> {
+        self.0.forwarding.as_ref()?.policies.as_ref()
+    }
+
+    /// The answer to a request for a path that the application has no say in.
+    fn visited(&self, request: Request<RequestBody>, bypass: &Bypass) -> Response<Full<Bytes>> {
+        let response = bypass.visit(&request, Timestamp::now()).unwrap_or_else(|| {
+            self.0.refused.inc();
+            let format = Format::of(request.method(), request.headers());
+            page::failure(StatusCode::NOT_FOUND, format, request.method() == Method::HEAD)
+        });
+        Self::answered(response, request)
+    }
+
     /// The answer to a request that the application has not answered.
     fn failed(&self, failure: &Failure, format: Format, head: bool, is_http1: bool) -> Response<Full<Bytes>> {
         if let Failure::Cut = failure {
@@ -202,9 +268,12 @@ impl Gate {
         response
     }
 
-    /// Refuses a request, and sees to what its client still sends.
     fn refused(&self, request: Request<RequestBody>) -> Response<Full<Bytes>> {
-        let mut response = self.refuse(&request);
+        Self::answered(self.refuse(&request), request)
+    }
+
+    /// Answers a request without its body, and sees to what its client still sends.
+    fn answered(mut response: Response<Full<Bytes>>, request: Request<RequestBody>) -> Response<Full<Bytes>> {
         if !request.body().is_end_stream() {
             let is_http1 = request.version() < Version::HTTP_2;
             if is_http1 && request.body().size_hint().lower() > DISCARD as u64 {
@@ -258,8 +327,14 @@ impl Body for Reply {
 pub enum Replying {
     /// It is there.
     Refused(Ready<Result<Response<Reply>, Infallible>>),
-    /// The application is asked.
+    /// The application is asked, once the request need not wait.
     Forwarding(Pin<Box<dyn Future<Output = Response<Reply>> + Send>>),
+}
+
+impl Replying {
+    fn now(response: Response<Full<Bytes>>) -> Self {
+        Self::Refused(ready(Ok(response.map(Reply::Own))))
+    }
 }
 
 impl Future for Replying {

@@ -234,7 +234,7 @@ impl Proxy {
         };
         tokio::select! {
             opened = open => opened,
-            () = pass.cut.due() => Err(Failure::Cut),
+            () = pass.cut() => Err(Failure::Cut),
         }
     }
 
@@ -262,7 +262,7 @@ impl Proxy {
                     }
                 }));
             }
-            if pass.cut.is_due() {
+            if pass.is_cut() {
                 return Poll::Ready(Err(Failure::Cut));
             }
             patience.poll(cx, "does not answer").map(Err)
@@ -288,7 +288,7 @@ async fn pass_on(mut client: Upgraded, upstream: Stream, early: Bytes, mut pass:
     };
     let ended = tokio::select! {
         ended = both => Some(ended),
-        () = pass.cut.due() => None,
+        () = pass.cut() => None,
     };
     match ended {
         // Both have said all that they had to.
@@ -397,7 +397,7 @@ impl Answer {
             drop(connection.release());
         } else {
             let patience = Patience::new(self.patience.limit, self.patience.request.take());
-            tokio::spawn(finish(connection, patience, self.pass.cut.due(), self.proxy.clone()));
+            tokio::spawn(finish(connection, patience, self.pass.cut(), self.proxy.clone()));
         }
     }
 
@@ -446,7 +446,7 @@ impl Body for Answer {
         if let Some(failure) = answer.failure.take() {
             return Poll::Ready(Some(Err(failure.into())));
         }
-        if answer.connection.is_some() && answer.pass.cut.is_due() {
+        if answer.connection.is_some() && answer.pass.is_cut() {
             return answer.fail(Failure::Cut, cx);
         }
         let mut frame = Pin::new(&mut answer.body).poll_frame(cx);

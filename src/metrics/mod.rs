@@ -42,10 +42,14 @@ pub struct Requests {
     pub failed: IntCounter,
     /// Those that were cut, since maintenance has begun.
     pub cut: IntCounter,
+    /// Those that a policy let through in maintenance.
+    pub allowed: IntCounter,
     /// How long they took, in seconds.
     pub duration: Histogram,
     /// How many the application is at work on.
     pub in_flight: IntGauge,
+    /// How many wait for maintenance to end.
+    pub held: IntGauge,
     /// Those that it did not answer, by cause.
     pub errors: IntCounterVec,
 }
@@ -133,13 +137,16 @@ impl Metrics {
             "pitstop_requests_in_flight",
             "Requests that the application is at work on, also those whose client has left.",
         );
+        let held = Opts::new("pitstop_requests_held", "Requests that wait for maintenance to end.");
         let outcome = |outcome| self.requests.with_label_values(&[outcome]);
         Ok(Requests {
             forwarded: outcome("forwarded"),
             failed: outcome("failed"),
             cut: outcome("cut"),
+            allowed: outcome("allowed"),
             duration: added(&self.registry, Histogram::with_opts(duration)?)?,
             in_flight: added(&self.registry, IntGauge::with_opts(in_flight)?)?,
+            held: added(&self.registry, IntGauge::with_opts(held)?)?,
             errors: added(&self.registry, IntCounterVec::new(errors, &["cause"])?)?,
         })
     }

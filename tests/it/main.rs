@@ -5,6 +5,7 @@
 
 mod alerts;
 mod application;
+mod bypass;
 mod chart_values;
 mod charts;
 mod commands;
@@ -17,6 +18,7 @@ mod file;
 mod filesystem;
 mod fixture;
 mod forwarding;
+mod holding;
 mod image;
 mod jobs;
 mod kernel;
@@ -33,6 +35,7 @@ mod permit_model;
 mod permits;
 mod plugin;
 mod podman;
+mod policies;
 mod probes;
 mod prometheus;
 mod real_servers;

@@ -1,0 +1,366 @@
+//! Who has a token bypasses maintenance: by a header, or, in a browser, by a cookie that a visit to `/.pitstop/TOKEN` sets.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{
+    CACHE_CONTROL, COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, LOCATION, REFERRER_POLICY, SET_COOKIE,
+};
+use hyper::http::uri::Scheme;
+use hyper::{Method, Request, Response, StatusCode};
+use jiff::Timestamp;
+use rustix::fs::OFlags;
+use tracing::{info, warn};
+
+use super::token::{COOKIE_AGE, Token, TokenError};
+
+/// The header that bears the token.
+const HEADER: HeaderName = HeaderName::from_static("pitstop-bypass");
+/// The cookie.
+const COOKIE_NAME: &str = "pitstop-bypass";
+/// The paths that are answered here, not by the application.
+const OWN: &str = "/.pitstop";
+/// A file of more bytes than this holds no token.
+const FILE_SIZE: u64 = 4096;
+
+/// The token, as its file has it now.
+#[derive(Debug)]
+pub struct Bypass {
+    file: PathBuf,
+    /// None while the file has none: nobody gets in then.
+    token: RwLock<Option<Arc<Token>>>,
+}
+
+/// A file without a token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenFileError {
+    /// It cannot be read.
+    #[error("--bypass-token-file {} cannot be read: {source}", file.display())]
+    Read {
+        /// Which.
+        file: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// What it holds is no token.
+    #[error("--bypass-token-file {} {source}", file.display())]
+    Token {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: TokenError,
+    },
+}
+
+impl Bypass {
+    /// Reads the token.
+    ///
+    /// # Errors
+    ///
+    /// See [`TokenFileError`].
+    pub fn open(file: PathBuf) -> Result<Arc<Self>, TokenFileError> {
+        let bypass = Self { file, token: RwLock::default() };
+        bypass.read()?;
+        Ok(Arc::new(bypass))
+    }
+
+    /// Reads it again each time that so much time has passed, for as long as anybody asks for it: a Secret's volume is
+    /// replaced as a whole, which a watch on the file would miss. A thread of its own, since the volume may hang.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread.
+    pub fn follow(self: &Arc<Self>, every: Duration) -> io::Result<()> {
+        let bypass = Arc::downgrade(self);
+        let mut told = None;
+        thread::Builder::new().name("bypass-token".to_owned()).spawn(move || {
+            loop {
+                thread::sleep(every);
+                let Some(bypass) = bypass.upgrade() else { return };
+                let trouble = bypass.read().err().map(|error| error.to_string());
+                match &trouble {
+                    Some(trouble) if told != Some(trouble.clone()) => warn!("{trouble}: nobody bypasses maintenance"),
+                    None if told.is_some() => info!("the bypass token can be read again"),
+                    _ => {}
+                }
+                told = trouble;
+            }
+        })?;
+        Ok(())
+    }
+
+    fn read(&self) -> Result<(), TokenFileError> {
+        let file = || self.file.clone();
+        let token = self
+            .text()
+            .map_err(|source| TokenFileError::Read { file: file(), source })
+            .and_then(|text| Token::read(&text).map_err(|source| TokenFileError::Token { file: file(), source }));
+        let (token, result) = match token {
+            Ok(token) => (Some(Arc::new(token)), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+        result
+    }
+
+    /// What the file holds. Opened in such a way that a FIFO does not block.
+    fn text(&self) -> io::Result<Vec<u8>> {
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(&self.file)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let mut text = Vec::new();
+        file.take(FILE_SIZE).read_to_end(&mut text)?;
+        Ok(text)
+    }
+
+    fn token(&self) -> Option<Arc<Token>> {
+        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether whoever sends these headers bypasses maintenance.
+    pub(super) fn admits(&self, headers: &HeaderMap, now: Timestamp) -> bool {
+        if !headers.contains_key(HEADER) && !headers.contains_key(COOKIE) {
+            return false;
+        }
+        let Some(token) = self.token() else { return false };
+        let mut values = headers.get_all(HEADER).iter();
+        let lines = headers.get_all(COOKIE).iter();
+        let mut cookies = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).filter_map(own_cookie);
+        values.any(|value| token.is(value.as_bytes())) || cookies.any(|cookie| token.signed(cookie, now))
+    }
+
+    /// Whether the application has no say in this path.
+    pub(super) fn owns(path: &str) -> bool {
+        path.strip_prefix(OWN).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// What whoever visits such a path with the right token is answered: a cookie, and where to go. With any other, nothing.
+    pub(super) fn visit<B>(&self, request: &Request<B>, now: Timestamp) -> Option<Response<Full<Bytes>>> {
+        let candidate = request.uri().path().strip_prefix(OWN)?.strip_prefix('/')?;
+        let token = self.token().filter(|_| matches!(*request.method(), Method::GET | Method::HEAD))?;
+        if !token.is(candidate.as_bytes()) {
+            return None;
+        }
+        let value = token.cookie(now.checked_add(COOKIE_AGE).ok()?);
+        let secure = if is_https(request) { "; Secure" } else { "" };
+        let age = COOKIE_AGE.as_secs();
+        let cookie = format!("{COOKIE_NAME}={value}; Max-Age={age}; Path=/; HttpOnly; SameSite=Lax{secure}");
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SEE_OTHER;
+        let headers = response.headers_mut();
+        headers.insert(SET_COOKIE, HeaderValue::try_from(cookie).ok()?);
+        headers.insert(LOCATION, HeaderValue::from_static("/"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        Some(response)
+    }
+
+    /// Takes away what is meant for this only: the application need not know the token, nor could it keep it secret.
+    pub(super) fn strip(headers: &mut HeaderMap) {
+        headers.remove(HEADER);
+        let Entry::Occupied(mut lines) = headers.entry(COOKIE) else { return };
+        if !lines.iter().any(|line| line.as_bytes().split(|byte| *byte == b';').any(|pair| own_cookie(pair).is_some()))
+        {
+            return;
+        }
+        let kept: Vec<_> = lines.iter().filter_map(without_own).collect();
+        let mut kept = kept.into_iter();
+        match kept.next() {
+            None => _ = lines.remove_entry_mult(),
+            Some(first) => {
+                lines.insert(first);
+                kept.for_each(|line| lines.append(line));
+            }
+        }
+    }
+}
+
+/// The value of a cookie, if it is the one that was set here.
+fn own_cookie(pair: &[u8]) -> Option<&[u8]> {
+    let equals = pair.iter().position(|byte| *byte == b'=')?;
+    (pair[..equals].trim_ascii() == COOKIE_NAME.as_bytes()).then(|| pair[equals + 1..].trim_ascii())
+}
+
+/// A line of cookies without the own ones, the others byte for byte; `None` if there are no others.
+fn without_own(line: &HeaderValue) -> Option<HeaderValue> {
+    let pairs = line.as_bytes().split(|byte| *byte == b';');
+    if pairs.clone().all(|pair| own_cookie(pair).is_none()) {
+        return Some(line.clone());
+    }
+    let kept: Vec<&[u8]> = pairs.filter(|pair| own_cookie(pair).is_none()).collect();
+    let kept = kept.join(&b';');
+    let kept = kept.trim_ascii_start();
+    if kept.is_empty() { None } else { HeaderValue::from_bytes(kept).ok() }
+}
+
+/// Whether the client came by TLS, as whoever ended it says: the first in a list is the one next to the client. A client
+/// that lies about this makes only its own cookie useless.
+fn is_https<B>(request: &Request<B>) -> bool {
+    let said = request.headers().get("x-forwarded-proto").map(HeaderValue::as_bytes);
+    let first = said.and_then(|said| said.split(|byte| *byte == b',').next());
+    match first {
+        Some(first) => first.trim_ascii().eq_ignore_ascii_case(b"https"),
+        None => request.uri().scheme() == Some(&Scheme::HTTPS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn bypass() -> Bypass {
+        let token = Token::read(TOKEN.as_bytes()).unwrap();
+        Bypass { file: PathBuf::new(), token: RwLock::new(Some(Arc::new(token))) }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
+            .collect()
+    }
+
+    fn visit(method: &str, path: &str, lines: &[(&'static str, &str)]) -> Option<HeaderMap> {
+        let mut request = Request::builder().method(method).uri(path).body(()).unwrap();
+        *request.headers_mut() = headers(lines);
+        bypass().visit(&request, at(1000)).map(|response| {
+            assert_eq!(response.status(), StatusCode::SEE_OTHER);
+            response.into_parts().0.headers
+        })
+    }
+
+    #[test]
+    fn a_visit_with_the_token_gets_a_cookie() {
+        let path = format!("/.pitstop/{TOKEN}");
+        let answer = visit("GET", &path, &[]).unwrap();
+        let expected = [("location", "/"), ("cache-control", "no-store"), ("referrer-policy", "no-referrer")];
+        for (name, value) in expected {
+            assert_eq!(answer[name], value);
+        }
+        let cookie = answer[SET_COOKIE].to_str().unwrap();
+        let (pair, attributes) = cookie.split_once("; ").unwrap();
+        assert_eq!(attributes, "Max-Age=43200; Path=/; HttpOnly; SameSite=Lax");
+        assert!(bypass().admits(&headers(&[("cookie", pair)]), at(1000 + 43199)));
+        assert!(!bypass().admits(&headers(&[("cookie", pair)]), at(1000 + 43200)));
+        assert!(visit("HEAD", &format!("{path}?x=y"), &[]).is_some());
+        for (proto, secure) in
+            [("https", true), ("HTTPS , http", true), ("http", false), ("http, https", false), ("", false)]
+        {
+            let answer = visit("GET", &path, &[("x-forwarded-proto", proto)]).unwrap();
+            assert_eq!(answer[SET_COOKIE].to_str().unwrap().ends_with("; Secure"), secure, "{proto}");
+        }
+        let answer = visit("GET", &format!("https://shop{path}"), &[]).unwrap();
+        assert!(answer[SET_COOKIE].to_str().unwrap().ends_with("; Secure"));
+    }
+
+    #[test]
+    fn any_other_visit_gets_none() {
+        for path in [
+            "/.pitstop",
+            "/.pitstop/",
+            "/.pitstop/0123456789abcde",
+            "/.pitstop/0123456789abcdef/",
+            "/.pitstop/%30123456789abcdef",
+        ] {
+            assert!(Bypass::owns(path), "{path}");
+            assert!(visit("GET", path, &[]).is_none(), "{path}");
+        }
+        assert!(visit("POST", &format!("/.pitstop/{TOKEN}"), &[]).is_none());
+        for path in ["/", "/.pitstops", "/x/.pitstop/", "//.pitstop/", "/.Pitstop/"] {
+            assert!(!Bypass::owns(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn who_bypasses() {
+        let signed = Token::read(TOKEN.as_bytes()).unwrap().cookie(at(2000));
+        let own = format!("pitstop-bypass={signed}");
+        let table: &[(&[(&'static str, &str)], bool)] = &[
+            (&[], false),
+            (&[("pitstop-bypass", TOKEN)], true),
+            (&[("pitstop-bypass", "wrong"), ("pitstop-bypass", TOKEN)], true),
+            (&[("pitstop-bypass", "")], false),
+            (&[("pitstop-bypass", &signed)], false),
+            (&[("cookie", &own)], true),
+            (&[("cookie", &format!("a=1;{own};b=2"))], true),
+            (&[("cookie", "a=1"), ("cookie", &own)], true),
+            (&[("cookie", &format!("pitstop-bypass=old; {own}"))], true),
+            (&[("cookie", &format!("x{own}"))], false),
+            (&[("cookie", &format!("Pitstop-Bypass={signed}"))], false),
+            (&[("cookie", &format!("pitstop-bypass={TOKEN}"))], false),
+            (&[("cookie", &format!("pitstop-bypass={signed}x"))], false),
+        ];
+        for (lines, expected) in table {
+            assert_eq!(bypass().admits(&headers(lines), at(1000)), *expected, "{lines:?}");
+        }
+        let gone = Bypass { file: PathBuf::new(), token: RwLock::default() };
+        assert!(!gone.admits(&headers(&[("pitstop-bypass", TOKEN), ("cookie", &own)]), at(1000)));
+        assert!(!gone.admits(&headers(&[("pitstop-bypass", "")]), at(1000)));
+    }
+
+    #[test]
+    fn the_application_gets_the_other_cookies_as_they_are() {
+        let table: &[(&[&str], &[&str])] = &[
+            (&["a=1"], &["a=1"]),
+            (&["a=1 ;b=\"2\";;  c ;"], &["a=1 ;b=\"2\";;  c ;"]),
+            (&["pitstop-bypass=x"], &[]),
+            (&["pitstop-bypass="], &[]),
+            (&["a=1; pitstop-bypass=x"], &["a=1"]),
+            (&["pitstop-bypass=x; a=1"], &["a=1"]),
+            (&["a=1; pitstop-bypass=x; b=2"], &["a=1; b=2"]),
+            (&["a=1;pitstop-bypass =x;b=2; pitstop-bypass=y;c"], &["a=1;b=2;c"]),
+            (&["a=1", "pitstop-bypass=x", "b=2"], &["a=1", "b=2"]),
+            (&["pitstop-bypass=x", "pitstop-bypass=y"], &[]),
+            (
+                &["pitstop-bypassed=1; xpitstop-bypass=2; pitstop-bypass"],
+                &["pitstop-bypassed=1; xpitstop-bypass=2; pitstop-bypass"],
+            ),
+        ];
+        for (before, after) in table {
+            let mut sent = HeaderMap::new();
+            sent.insert("x-other", HeaderValue::from_static("1"));
+            sent.insert(HEADER, HeaderValue::from_static(TOKEN));
+            before.iter().for_each(|line| _ = sent.append(COOKIE, HeaderValue::from_str(line).unwrap()));
+            Bypass::strip(&mut sent);
+            let kept: Vec<_> = sent.get_all(COOKIE).iter().map(|line| line.to_str().unwrap()).collect();
+            assert_eq!(&kept, after, "{before:?}");
+            assert!(!sent.contains_key(HEADER) && sent.contains_key("x-other"));
+        }
+        let mut sent = HeaderMap::new();
+        sent.insert(COOKIE, HeaderValue::from_bytes(b"a=\xff\x80; pitstop-bypass=\xfe; b=\xc3").unwrap());
+        Bypass::strip(&mut sent);
+        assert_eq!(sent[COOKIE].as_bytes(), b"a=\xff\x80; b=\xc3");
+    }
+
+    proptest! {
+        #[test]
+        fn no_own_cookie_is_left_and_no_other_lost(pairs in proptest::collection::vec("[ab= ]{0,4}|pitstop-bypass=[a-z;=]{0,5}", 0..6)) {
+            let line = pairs.join(";");
+            let mut sent = headers(&[("cookie", &line)]);
+            Bypass::strip(&mut sent);
+            let others = |line: &str| {
+                let pairs = line.split(';').filter(|pair| own_cookie(pair.as_bytes()).is_none());
+                pairs.map(|pair| pair.trim().to_owned()).filter(|pair| !pair.is_empty()).collect::<Vec<_>>()
+            };
+            let kept = sent.get(COOKIE).map(|line| line.to_str().unwrap()).unwrap_or_default();
+            prop_assert_eq!(others(kept), others(&line));
+            prop_assert!(kept.split(';').all(|pair| own_cookie(pair.as_bytes()).is_none()));
+        }
+    }
+}
