@@ -75,6 +75,10 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     runtime.block_on(async {
         let mut first = state.clone();
         let _ = timeout(FIRST_LOOK, first.wait_for(|state| *state.mode() != Mode::Unknown)).await;
+        if limits.connections < serve.max_connections {
+            let connections = limits.connections;
+            warn!("only {connections} connections are taken at once: the limit on open files (ulimit -n) allows no more");
+        }
         info!(admin = %admin.address(), traffic = %traffic.address(), "pitstop {} is serving", env!("CARGO_PKG_VERSION"));
 
         let cuts = Cuts::default();
@@ -180,9 +184,6 @@ fn limits(serve: &Serve) -> Limits {
     }
     let room = files.current.map_or(u64::MAX, |current| (current.saturating_sub(RESERVED_FILES) / each).max(1));
     let connections = usize::try_from(room).unwrap_or(usize::MAX).min(serve.max_connections);
-    if connections < serve.max_connections {
-        warn!("only {connections} connections are taken at once: the limit on open files (ulimit -n) allows no more");
-    }
     Limits {
         header_size: serve.max_header_size,
         header_lines: serve.upstream.as_ref().map(|_| HEADER_LINES),
