@@ -1,4 +1,5 @@
-//! Where the application is, if it is given by name: asked anew for each connection, since it may move.
+//! Where the application is, if it is given by name: asked anew for each connection, since it may move. And which of its
+//! addresses answers.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,11 +8,46 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 /// Whoever asks within this time of another shares its answer. The system's resolver takes a thread for each question, and
 /// 5 s to ask again if an answer is lost: so there are few threads, and few wait for that.
 const SHARED_FOR: Duration = Duration::from_secs(1);
+
+/// An address that has not answered after this is not waited for alone (RFC 8305 §5).
+const AHEAD_FOR: Duration = Duration::from_millis(250);
+
+/// Connects to the first of these addresses that takes the connection. The next one is tried when the one before refuses,
+/// or says nothing for some time.
+///
+/// # Errors
+///
+/// None takes it: what the last one has said.
+async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    if let [address] = addresses {
+        return TcpStream::connect(address).await;
+    }
+    let mut left = addresses.iter().copied();
+    let mut attempts = JoinSet::new();
+    let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        let ended = match left.next() {
+            Some(address) => {
+                attempts.spawn(TcpStream::connect(address));
+                let Ok(ended) = timeout(AHEAD_FOR, attempts.join_next()).await else { continue };
+                ended
+            }
+            None => attempts.join_next().await,
+        };
+        match ended {
+            Some(Ok(Ok(stream))) => return Ok(stream),
+            Some(Ok(Err(refused))) => error = refused,
+            Some(Err(failed)) => error = failed.into(),
+            None => return Err(error),
+        }
+    }
+}
 
 /// Looks up one name.
 pub(super) struct Resolver {
@@ -36,7 +72,7 @@ impl Resolver {
     ///
     /// None does, or there is none.
     pub(super) async fn connect(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect(&self.addresses().await?[..]).await?;
+        let stream = connect(&self.addresses().await?).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -82,6 +118,48 @@ impl Resolver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Takes no more connections, and does not say so.
+    fn hole() -> (socket2::Socket, Vec<socket2::Socket>, SocketAddr) {
+        let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let listener = socket();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut filling = Vec::new();
+        loop {
+            filling.push(socket());
+            if filling[filling.len() - 1].connect_timeout(&address, Duration::from_millis(200)).is_err() {
+                return (listener, filling, address.as_socket().unwrap());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_address_that_answers() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (_listener, _filling, silent) = hole();
+        for addresses in [
+            &[good][..],
+            &[good, refusing],
+            &[refusing, good],
+            &[silent, good],
+            &[silent, silent, good],
+            &[silent, refusing, good],
+            &[refusing, silent, good],
+            &[silent, good, refusing],
+        ] {
+            let stream = connect(addresses).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), good, "{addresses:?}");
+        }
+        for addresses in [&[refusing][..], &[refusing, refusing]] {
+            assert_eq!(connect(addresses).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        }
+        assert_eq!(connect(&[]).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(timeout(AHEAD_FOR * 3, connect(&[refusing, silent])).await.is_err(), "it may still answer");
+    }
 
     fn resolver(host: &str) -> Resolver {
         Resolver::new(host.to_owned(), 80)

@@ -18,10 +18,11 @@ const POST: &str = "POST /echo HTTP/1.1\r\nHost: shop\r\nContent-Length: 3\r\n\r
 fn established(address: SocketAddr) -> usize {
     let mut connections = String::new();
     std::fs::File::open("/proc/net/tcp").unwrap().read_to_string(&mut connections).unwrap();
-    let port = format!(":{:04X}", address.port());
+    let std::net::IpAddr::V4(ip) = address.ip() else { panic!("{address}") };
+    let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port());
     let is_open = |line: &&str| {
         let mut words = line.split_whitespace().skip(2);
-        words.next().is_some_and(|remote| remote.ends_with(&port)) && words.next() == Some("01")
+        words.next() == Some(&remote) && words.next() == Some("01")
     };
     connections.lines().filter(is_open).count()
 }
