@@ -2,11 +2,12 @@
 //! addresses answers.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -81,12 +82,12 @@ impl Resolver {
     ///
     /// # Errors
     ///
-    /// The name has none, or nobody knows.
+    /// The name has none, nobody knows, or the system gives no thread to ask with.
     async fn addresses(&self) -> io::Result<Arc<[SocketAddr]>> {
         if let Ok(address) = self.host.parse::<IpAddr>() {
             return Ok([SocketAddr::new(address, self.port)].into());
         }
-        let mut answer = self.ask(Instant::now());
+        let mut answer = self.ask(Instant::now())?;
         let answer = answer.wait_for(Option::is_some).await.map_err(io::Error::other)?;
         match answer.as_ref() {
             Some(Ok(addresses)) => Ok(addresses.clone()),
@@ -95,23 +96,24 @@ impl Resolver {
         }
     }
 
-    fn ask(&self, now: Instant) -> Receiver {
+    fn ask(&self, now: Instant) -> io::Result<Receiver> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, answer)) = &*asked
             && now.duration_since(*at) < SHARED_FOR
         {
-            return answer.clone();
+            return Ok(answer.clone());
         }
         let (sender, receiver) = watch::channel(None);
-        *asked = Some((now, receiver.clone()));
-        let (name, asked) = ((self.host.clone(), self.port), self.asked.clone());
-        // Not a part of a request: it goes on for the others if this one's time is over.
-        tokio::spawn(async move {
-            let answer = lookup_host(name).await.map(Iterator::collect).map_err(Arc::new);
-            asked.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(last, _)| *last == now);
+        let (host, port, answered) = (self.host.clone(), self.port, self.asked.clone());
+        // Not tokio's: it would panic if the system gave no thread. And not a part of a request: it goes on for the others
+        // if this one's time is over.
+        thread::Builder::new().name("resolver".to_owned()).spawn(move || {
+            let answer = (host.as_str(), port).to_socket_addrs().map(Iterator::collect).map_err(Arc::new);
+            answered.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(last, _)| *last == now);
             sender.send_replace(Some(answer));
-        });
-        receiver
+        })?;
+        *asked = Some((now, receiver.clone()));
+        Ok(receiver)
     }
 }
 
@@ -175,10 +177,10 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_shared_by_who_waits_for_it() {
         let (resolver, now) = (resolver("localhost"), Instant::now());
-        let one = resolver.ask(now);
-        assert!(resolver.ask(now + SHARED_FOR - Duration::from_millis(1)).same_channel(&one));
+        let one = resolver.ask(now).unwrap();
+        assert!(resolver.ask(now + SHARED_FOR - Duration::from_millis(1)).unwrap().same_channel(&one));
         // Not for ever.
-        let other = resolver.ask(now + SHARED_FOR);
+        let other = resolver.ask(now + SHARED_FOR).unwrap();
         assert!(!other.same_channel(&one));
         for mut answer in [one, other] {
             answer.wait_for(Option::is_some).await.unwrap();
@@ -191,7 +193,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_without_an_address() {
-        let error = resolver("name.invalid").addresses().await.unwrap_err();
+        // None that a name server would be asked for.
+        let error = resolver(&"a".repeat(64)).addresses().await.unwrap_err();
         assert!(error.to_string().contains("failed to lookup address information"), "{error}");
     }
 }

@@ -1,17 +1,21 @@
 //! An upstream that is given by name, to the static program in a container that has nothing else: no `nsswitch.conf`, no
 //! libraries.
+//!
+//! Needs podman, runc, prlimit and setpriv (Debian: podman, runc, util-linux), and root.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::application::{Application, Client};
-use crate::fixture::{Sidecar, eventually};
+use crate::fixture::{SERVE, Sidecar, behind, eventually, program};
 use crate::image::static_program;
 use crate::podman::Podman;
+use crate::running::user;
 
 /// A name server, at an address of its own.
 struct Dns {
@@ -248,4 +252,28 @@ fn when_nobody_tells_it() {
     assert_eq!(late, 101 - asked());
     assert!(begun.elapsed() >= Duration::from_secs(4));
     eventually("the log says so", || gate.log().contains("does not accept a connection in time"));
+}
+
+#[test]
+fn when_the_system_gives_no_thread_to_ask_with() {
+    let (directory, application) = (Arc::new(tempfile::tempdir().unwrap()), application());
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    // Who has no other process: it is the user whose threads are counted.
+    let user_id = 1_000_000 + std::process::id();
+    let mut command = user(directory.path(), user_id, "022", &SERVE);
+    command.args(["--upstream", &format!("http://localhost:{}", application.address.port())]);
+    let gate = Sidecar::spawn(directory, command);
+    let limit = |threads: &str| {
+        let mut command = program("prlimit");
+        command.args(["--pid", &gate.child.id().to_string(), &format!("--nproc={threads}:")]);
+        let user_id = user_id.to_string();
+        behind(&["setpriv", "--reuid", &user_id, "--regid", &user_id, "--clear-groups", "--"], &mut command);
+        assert!(command.status().unwrap().success());
+    };
+    limit("1");
+    assert_eq!(ask(&gate).0, 502);
+    let said = "does not accept a connection: Resource temporarily unavailable";
+    eventually("the log says so", || gate.log().contains(said));
+    limit("100");
+    assert_eq!(ask(&gate), (200, "127.0.0.1".to_owned()));
 }
