@@ -111,7 +111,8 @@ pub struct Serve {
     #[arg(long, env = "PITSTOP_LISTEN", value_name = "ADDRESS", default_value = "[::]:8503")]
     pub listen: SocketAddr,
 
-    /// The application, such as http://127.0.0.1:3000: requests are forwarded to it while maintenance mode is off
+    /// The application, such as http://127.0.0.1:3000, or h2c://127.0.0.1:50051 if it speaks cleartext HTTP/2, as gRPC does:
+    /// requests are forwarded to it while maintenance mode is off
     #[arg(long, env = "PITSTOP_UPSTREAM", value_name = "URL")]
     pub upstream: Option<Upstream>,
 

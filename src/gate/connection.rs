@@ -29,7 +29,7 @@ pub const HEADER_LINES: usize = 256;
 /// How much an application may send that nobody hears, in bytes, before it is told by a reset.
 const UNHEARD: usize = 1024 * 1024;
 /// For how long; and how long it then has to take notice.
-const UNHEARD_FOR: Duration = Duration::from_secs(10);
+pub(super) const UNHEARD_FOR: Duration = Duration::from_secs(10);
 
 /// A connection to the application. It is worked on by whoever has a request on it, and by nobody else: that spares a
 /// task and its wake-ups.
@@ -157,14 +157,19 @@ impl Drop for Stream {
     }
 }
 
+/// Lets the system ask whether the other host is still there, when nothing has come for a while.
+pub(super) fn find_out_if_gone(stream: &TcpStream) -> io::Result<()> {
+    let alive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    SockRef::from(stream).set_tcp_keepalive(&alive)
+}
+
 /// Waits until the application has closed. It may take its time, as long as it is at work in silence; a host that has
 /// vanished is found out.
 ///
 /// One that goes on sending may not have looked whether anybody listens, and finds out only if it cannot send. After that
 /// its end is not seen here: it gets time for it.
 async fn closed(stream: TcpStream, _hold: Hold, _place: Option<OwnedSemaphorePermit>) -> io::Result<()> {
-    let alive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
-    SockRef::from(&stream).set_tcp_keepalive(&alive)?;
+    find_out_if_gone(&stream)?;
     let stream = stream.into_std()?;
     stream.shutdown(Shutdown::Write)?;
     let mut stream = TcpStream::from_std(stream)?;

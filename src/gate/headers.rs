@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hyper::header::{
     CONNECTION, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
+use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Response, StatusCode, Uri, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -73,6 +74,27 @@ pub(super) fn of_request(
     }
     forwarded(headers, client);
     Ok(())
+}
+
+/// Makes of a request for HTTP/1.1 one for HTTP/2: the `Host` goes into the URL, and what concerns a connection goes (RFC 9113
+/// §8.2.2, §8.3.1). A `Host` that cannot be in a URL stays where it is, as that section allows.
+pub(super) fn for_http2(headers: &mut HeaderMap, uri: Uri) -> Uri {
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    let Some(Ok(authority)) = headers.get(HOST).map(|host| Authority::try_from(host.as_bytes())) else { return uri };
+    let mut parts = uri.clone().into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority);
+    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    let Ok(uri) = Uri::from_parts(parts) else { return uri };
+    headers.remove(HOST);
+    uri
+}
+
+/// Makes of trailers those that may be sent over HTTP/2.
+pub(super) fn of_trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
 }
 
 /// Makes of an answer's headers those that the client gets.
@@ -261,6 +283,33 @@ mod tests {
         for te in ["trailers", "gzip;q=1, Trailers", "trailers;q=0.5"] {
             let kept = request(&[("host", "a"), ("te", te)], "/", Version::HTTP_2).unwrap();
             assert_eq!((&kept[TE], &kept[CONNECTION]), (&TRAILERS, &HeaderValue::from_static("te")), "{te}");
+        }
+    }
+
+    #[test]
+    fn over_http_2_the_host_is_in_the_url() {
+        let table = [
+            ("shop", "/a?b=c", "http://shop/a?b=c", None),
+            ("shop:8080", "*", "http://shop:8080*", None),
+            ("[2001:db8::1]:80", "/", "http://[2001:db8::1]:80/", None),
+            // What no URL can have.
+            ("", "/", "/", Some("")),
+            ("a%20b", "/", "/", Some("a%20b")),
+        ];
+        for (host, target, uri, left) in table {
+            let mut sent = request(
+                &[("host", host), ("te", "trailers"), ("connection", "upgrade"), ("upgrade", "websocket")],
+                target,
+                Version::HTTP_11,
+            )
+            .unwrap();
+            sent.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            assert_eq!(for_http2(&mut sent, Uri::from_static(target)).to_string(), uri);
+            assert_eq!(sent.get(HOST).map(|host| host.to_str().unwrap()), left, "{host}");
+            assert_eq!(sent[TE], TRAILERS);
+            for name in [CONNECTION, UPGRADE, TRANSFER_ENCODING] {
+                assert!(!sent.contains_key(name));
+            }
         }
     }
 

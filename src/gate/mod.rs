@@ -8,6 +8,7 @@ pub mod connection;
 pub mod format;
 mod headers;
 pub mod hold;
+mod multiplexed;
 pub mod network;
 mod origin;
 pub mod page;
@@ -45,7 +46,6 @@ use self::format::Format;
 use self::hold::Place;
 use self::page::Pages;
 use self::pass::Pass;
-use self::pool::Pool;
 use self::proxy::{Answer, Failure, Proxy};
 use self::upstream::Upstream;
 use crate::listener::{Cuts, RequestBody};
@@ -113,9 +113,8 @@ impl Gate {
         forward: Option<Forward>,
     ) -> Self {
         let forwarding = forward.map(|forward| {
-            let requests = Arc::new(forward.requests);
-            let pool = Pool::new(forward.upstream, forward.places, forward.idle_timeout);
-            let proxy = Arc::new(Proxy::new(pool, forward.timeout, requests.clone()));
+            let requests = Arc::new(forward.requests.clone());
+            let proxy = Arc::new(Proxy::new(&forward, requests.clone()));
             Forwarding { state: state.clone(), proxy, requests, policies: forward.policies }
         });
         let pages = Pages::render(state.borrow_and_update().mode(), retry_after);
@@ -289,6 +288,7 @@ impl Gate {
 }
 
 /// An answer, of either kind.
+#[expect(clippy::large_enum_variant, reason = "most are the application's")]
 pub enum Reply {
     /// Made here.
     Own(Full<Bytes>),

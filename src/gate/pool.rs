@@ -11,7 +11,6 @@ use tokio::time::{Instant, sleep};
 
 use super::connection::Connection;
 use super::resolver::Resolver;
-use super::upstream::Upstream;
 
 /// So many connections without a request are kept.
 const KEPT: usize = 1024;
@@ -21,7 +20,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The connections to the application.
 pub(super) struct Pool<B: Body + 'static> {
-    upstream: Upstream,
     resolver: Resolver,
     places: Arc<Semaphore>,
     /// How long one is kept without a request.
@@ -43,14 +41,9 @@ where
     B::Data: Send,
 {
     /// One of connections that have a place each, and are kept for that long without a request.
-    pub(super) fn new(upstream: Upstream, places: Arc<Semaphore>, idle_timeout: Duration) -> Self {
+    pub(super) fn new(resolver: Resolver, places: Arc<Semaphore>, idle_timeout: Duration) -> Self {
         let idle = Arc::new(Mutex::new(Idle { connections: Vec::new(), is_swept: false }));
-        let resolver = upstream.resolver();
-        Self { upstream, resolver, places, idle_timeout, idle }
-    }
-
-    pub(super) fn upstream(&self) -> &Upstream {
-        &self.upstream
+        Self { resolver, places, idle_timeout, idle }
     }
 
     /// A connection that was used before, if there is one which the application has not closed: the latest, so that those

@@ -1,5 +1,8 @@
 //! Forwarding: one request to the application, and its answer.
 
+mod http2;
+mod received;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -10,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -19,16 +22,23 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::warn;
 
+use self::received::Received;
+use super::Forward;
 use super::connection::{Connection, Hold, Stream};
 use super::headers::{self, Ambiguous};
+use super::multiplexed::{Multiplexed, OpenError};
 use super::pass::{Outcome, Pass};
 use super::pool::Pool;
+use super::upstream::{Protocol, Upstream};
 use crate::listener::{RequestBody, Upgraded};
 use crate::metrics::Requests;
 
 /// Forwards requests to the application.
 pub(super) struct Proxy {
+    upstream: Upstream,
     pool: Pool<Outgoing>,
+    /// Instead of the pool, where the application speaks HTTP/2.
+    multiplexed: Option<Multiplexed>,
     host: HeaderValue,
     /// For the application to accept a connection, to begin its answer, and between two parts of it.
     patience: Duration,
@@ -62,6 +72,21 @@ pub(super) enum Failure {
     /// It answers something else than HTTP.
     #[error("does not answer in HTTP: {0}")]
     Protocol(hyper::Error),
+    /// It does not begin HTTP/2.
+    #[error(transparent)]
+    Open(OpenError),
+    /// It has closed the HTTP/2 connection.
+    #[error("has closed the connection instead of an answer: {0}")]
+    Lost(#[source] h2::Error),
+    /// It has reset the stream.
+    #[error("has reset the request: {0}")]
+    Reset(#[source] h2::Error),
+    /// It says that it has not taken up the request.
+    #[error("has refused the request: {0}")]
+    Refused(#[source] h2::Error),
+    /// It answers something else than HTTP/2.
+    #[error("does not answer in HTTP/2: {0}")]
+    Malformed(#[source] h2::Error),
     /// It answers in a transfer coding that nobody has asked for.
     #[error("answers in a transfer coding other than chunked")]
     Coding,
@@ -83,6 +108,9 @@ impl Failure {
             Self::Connect(_) | Self::Closed(_) | Self::Protocol(_) | Self::Coding | Self::Unasked => {
                 StatusCode::BAD_GATEWAY
             }
+            Self::Open(_) | Self::Lost(_) | Self::Reset(_) | Self::Refused(_) | Self::Malformed(_) => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Cut => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -93,8 +121,9 @@ impl Failure {
         match self {
             Self::Connect(_) => Some("connect"),
             Self::Timeout(_) => Some("timeout"),
-            Self::Closed(_) => Some("closed"),
-            Self::Protocol(_) | Self::Coding | Self::Unasked => Some("protocol"),
+            Self::Closed(_) | Self::Lost(_) | Self::Reset(_) | Self::Refused(_) => Some("closed"),
+            Self::Open(OpenError::Closed) => Some("closed"),
+            Self::Protocol(_) | Self::Coding | Self::Unasked | Self::Open(_) | Self::Malformed(_) => Some("protocol"),
             Self::Ambiguous(_) | Self::Tunnel | Self::ClientTimeout | Self::ClientGone | Self::Cut => None,
         }
     }
@@ -108,9 +137,13 @@ impl Failure {
 }
 
 impl Proxy {
-    pub(super) fn new(pool: Pool<Outgoing>, patience: Duration, requests: Arc<Requests>) -> Self {
-        let host = HeaderValue::try_from(pool.upstream().to_string()).unwrap_or(HeaderValue::from_static("localhost"));
-        Self { pool, host, patience, requests }
+    pub(super) fn new(forward: &Forward, requests: Arc<Requests>) -> Self {
+        let upstream = forward.upstream.clone();
+        let host = HeaderValue::try_from(upstream.to_string()).unwrap_or(HeaderValue::from_static("localhost"));
+        let multiplexed = (upstream.protocol() == Protocol::Http2)
+            .then(|| Multiplexed::new(upstream.resolver(), forward.idle_timeout));
+        let pool = Pool::new(upstream.resolver(), forward.places.clone(), forward.idle_timeout);
+        Self { upstream, pool, multiplexed, host, patience: forward.timeout, requests }
     }
 
     /// Forwards a request, and returns when its answer begins.
@@ -125,7 +158,7 @@ impl Proxy {
         mut pass: Pass,
     ) -> Result<Response<Option<Answer>>, Failure> {
         let upgrade = request.body().upgrade();
-        let (response, connection, mut patience) = match self.ask(request, hold, &mut pass).await {
+        let (response, mut connection, mut patience) = match self.ask(request, hold, &mut pass).await {
             Ok(exchanged) => exchanged,
             Err(failure) => {
                 self.report(&failure, &mut pass);
@@ -141,13 +174,15 @@ impl Proxy {
             head.extensions.insert(reason);
         }
         head.version = Version::HTTP_11;
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(connection) = connection.take()
+        {
             let (upstream, early) = connection.upgraded().await;
             upgrade.then(move |client| pass_on(client, upstream, early, pass));
             return Ok(Response::from_parts(head, None));
         }
         patience.moved = true;
-        let mut answer = Answer { body, connection: Some(connection), patience, pass, proxy: self, failure: None };
+        let mut answer = Answer { body, connection, patience, pass, proxy: self, failure: None };
         if answer.body.is_end_stream() {
             poll_fn(|cx| {
                 answer.end(cx);
@@ -162,7 +197,7 @@ impl Proxy {
         pass.outcome = Some(if matches!(failure, Failure::Cut) { Outcome::Cut } else { Outcome::Failed });
         if let Some(cause) = failure.cause() {
             self.requests.errors.with_label_values(&[cause]).inc();
-            warn!("the application at {} {failure}", self.pool.upstream());
+            warn!("the application at {} {failure}", self.upstream);
         }
     }
 
@@ -183,6 +218,10 @@ impl Proxy {
 
     /// Sends a request: where the application has closed a kept connection meanwhile, once more on a new one.
     async fn exchange(&self, request: Request<Outgoing>, hold: Hold, pass: &mut Pass) -> Result<Exchanged, Failure> {
+        if let Some(multiplexed) = &self.multiplexed {
+            let (response, patience) = self.exchange_multiplexed(multiplexed, request, hold, pass).await?;
+            return Ok((response.map(Received::Http2), None, patience));
+        }
         let Some(kept) = poll_fn(|cx| Poll::Ready(self.pool.reuse(cx))).await else {
             return self.send(self.open(pass).await?, request, hold, pass).await.map_err(|lost| lost.failure);
         };
@@ -269,7 +308,7 @@ impl Proxy {
         })
         .await;
         match answered {
-            Ok(response) => Ok((response, connection, patience)),
+            Ok(response) => Ok((response.map(Received::Http1), Some(connection), patience)),
             Err(failure) => {
                 // It is at work no longer. In all other cases the connection keeps what it holds until that is so.
                 let hold = if matches!(failure, Failure::Closed(_)) { connection.release() } else { None };
@@ -299,8 +338,8 @@ async fn pass_on(mut client: Upgraded, upstream: Stream, early: Bytes, mut pass:
     }
 }
 
-/// The head of an answer, the connection on which the rest comes, and for how long.
-type Exchanged = (Response<Incoming>, Box<Connection<Outgoing>>, Patience);
+/// The head of an answer, the rest of it with the connection if that is its own, and for how long it is waited for.
+type Exchanged = (Response<Received>, Option<Box<Connection<Outgoing>>>, Patience);
 
 /// A request that was not answered. With a hold, it may be sent again.
 struct Lost {
@@ -314,7 +353,7 @@ fn copy_of(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
     if !request.method().is_idempotent() || !request.body().is_end_stream() {
         return None;
     }
-    let mut copy = Request::new(Outgoing { body: None, progress: None });
+    let mut copy = Request::new(Outgoing::empty());
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());
@@ -339,9 +378,13 @@ struct Progress {
 }
 
 impl Outgoing {
+    fn empty() -> Self {
+        Self { body: None, progress: None }
+    }
+
     fn new(body: RequestBody) -> Self {
         match body.is_end_stream() {
-            true => Self { body: None, progress: None },
+            true => Self::empty(),
             false => Self { body: Some(body), progress: Some(Arc::default()) },
         }
     }
@@ -376,7 +419,7 @@ impl Body for Outgoing {
 
 /// The body of an answer on its way to the client.
 pub struct Answer {
-    body: Incoming,
+    body: Received,
     connection: Option<Box<Connection<Outgoing>>>,
     patience: Patience,
     pass: Pass,
@@ -388,6 +431,7 @@ pub struct Answer {
 impl Answer {
     /// The application has answered in full.
     fn end(&mut self, cx: &mut Context<'_>) {
+        self.body.end();
         self.pass.outcome = Some(Outcome::Forwarded);
         let Some(mut connection) = self.connection.take() else { return };
         if connection.is_ready(cx) {
@@ -405,6 +449,7 @@ impl Answer {
     fn fail(&mut self, failure: Failure, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.proxy.report(&failure, &mut self.pass);
         self.connection = None;
+        self.body.give_up();
         self.failure = Some(failure);
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -446,14 +491,14 @@ impl Body for Answer {
         if let Some(failure) = answer.failure.take() {
             return Poll::Ready(Some(Err(failure.into())));
         }
-        if answer.connection.is_some() && answer.pass.is_cut() {
+        if answer.pass.outcome.is_none() && answer.pass.is_cut() {
             return answer.fail(Failure::Cut, cx);
         }
-        let mut frame = Pin::new(&mut answer.body).poll_frame(cx);
+        let mut frame = answer.body.poll_frame(cx);
         if let (true, Some(connection)) = (frame.is_pending(), &mut answer.connection) {
             // Nobody else works on the connection.
             connection.poll(cx);
-            frame = Pin::new(&mut answer.body).poll_frame(cx);
+            frame = answer.body.poll_frame(cx);
         }
         match frame {
             Poll::Ready(Some(Ok(frame))) => {
@@ -463,7 +508,7 @@ impl Body for Answer {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => answer.fail(Failure::of(error), cx),
+            Poll::Ready(Some(Err(failure))) => answer.fail(failure, cx),
             Poll::Ready(None) => {
                 answer.end(cx);
                 Poll::Ready(None)

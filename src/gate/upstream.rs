@@ -9,18 +9,28 @@ use super::resolver::Resolver;
 /// Where requests are forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
+    protocol: Protocol,
     host: String,
     port: u16,
+}
+
+/// What the application speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1: `http://`.
+    Http1,
+    /// HTTP/2 in clear text, with prior knowledge (RFC 9113 §3.3): `h2c://`.
+    Http2,
 }
 
 /// An `--upstream` that cannot be.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// It is no URL.
-    #[error("not a URL such as http://127.0.0.1:3000")]
+    #[error("not a URL such as http://127.0.0.1:3000 or h2c://127.0.0.1:3000")]
     Malformed,
     /// Its scheme is another.
-    #[error("the scheme is {0}, known is http")]
+    #[error("the scheme is {0}, known are http and h2c")]
     Scheme(String),
     /// It has more than a scheme, a host and a port.
     #[error("no more than a scheme, a host and a port can be given: paths are forwarded as they come")]
@@ -35,9 +45,11 @@ impl FromStr for Upstream {
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return Err(UpstreamError::Malformed);
         };
-        if scheme != "http" {
-            return Err(UpstreamError::Scheme(scheme.to_owned()));
-        }
+        let protocol = match scheme {
+            "http" => Protocol::Http1,
+            "h2c" => Protocol::Http2,
+            other => return Err(UpstreamError::Scheme(other.to_owned())),
+        };
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
             return Err(UpstreamError::More);
         }
@@ -45,7 +57,20 @@ impl FromStr for Upstream {
         let port = port.map_err(|_| UpstreamError::Malformed)?.unwrap_or(80);
         // An IPv6 address is in brackets in a URL, and without them elsewhere.
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port })
+        Ok(Self { protocol, host, port })
+    }
+}
+
+impl Upstream {
+    /// What it speaks.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// What finds it.
+    pub(super) fn resolver(&self) -> Resolver {
+        Resolver::new(self.host.clone(), self.port)
     }
 }
 
@@ -55,12 +80,5 @@ impl std::fmt::Display for Upstream {
             true => write!(formatter, "[{}]:{}", self.host, self.port),
             false => write!(formatter, "{}:{}", self.host, self.port),
         }
-    }
-}
-
-impl Upstream {
-    /// What finds it.
-    pub(super) fn resolver(&self) -> Resolver {
-        Resolver::new(self.host.clone(), self.port)
     }
 }
