@@ -6,6 +6,7 @@ pub mod admission;
 pub mod bypass;
 pub mod connection;
 pub mod format;
+mod grpc;
 mod headers;
 pub mod hold;
 mod multiplexed;
@@ -43,6 +44,7 @@ use self::admission::{Admission, Policies};
 use self::bypass::Bypass;
 use self::connection::Hold;
 use self::format::Format;
+use self::grpc::GrpcAnswer;
 use self::hold::Place;
 use self::page::Pages;
 use self::pass::Pass;
@@ -207,7 +209,13 @@ impl Gate {
         let format = Format::of(request.method(), request.headers());
         let (head, is_http1) = (*request.method() == Method::HEAD, request.version() < Version::HTTP_2);
         match proxy.forward(request, hold, pass).await {
-            Ok(answer) => answer.map(|body| body.map_or(Reply::Own(Full::default()), Reply::Forwarded)),
+            Ok(answer) => answer.map(|body| match body {
+                None => Reply::Own(Full::default()),
+                Some(answer) if format == Format::Grpc && !is_http1 => {
+                    Reply::Grpc(Box::new(GrpcAnswer::new(answer, self)))
+                }
+                Some(answer) => Reply::Forwarded(answer),
+            }),
             Err(failure) => self.failed(&failure, format, head, is_http1).map(Reply::Own),
         }
     }
@@ -294,6 +302,8 @@ pub enum Reply {
     Own(Full<Bytes>),
     /// The application's.
     Forwarded(Answer),
+    /// The application's to a gRPC client.
+    Grpc(Box<GrpcAnswer>),
 }
 
 impl Body for Reply {
@@ -304,6 +314,7 @@ impl Body for Reply {
         match self.get_mut() {
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Forwarded(body) => Pin::new(body).poll_frame(cx),
+            Self::Grpc(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -311,6 +322,7 @@ impl Body for Reply {
         match self {
             Self::Own(body) => body.is_end_stream(),
             Self::Forwarded(body) => body.is_end_stream(),
+            Self::Grpc(body) => body.is_end_stream(),
         }
     }
 
@@ -318,6 +330,7 @@ impl Body for Reply {
         match self {
             Self::Own(body) => body.size_hint(),
             Self::Forwarded(body) => body.size_hint(),
+            Self::Grpc(body) => body.size_hint(),
         }
     }
 }
