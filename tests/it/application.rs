@@ -17,6 +17,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::fixture::{Sidecar, connect};
 
@@ -394,6 +395,7 @@ pub fn http2<T>(gate: &Sidecar, work: impl AsyncFnOnce(SendRequest<Sent>) -> T) 
 pub enum Sent {
     Whole(Full<Bytes>),
     Frames(VecDeque<Frame<Bytes>>),
+    Channel(UnboundedReceiver<Frame<Bytes>>),
 }
 
 pub fn whole(body: &'static str) -> Sent {
@@ -412,6 +414,7 @@ impl Body for Sent {
         match self.get_mut() {
             Self::Whole(body) => Pin::new(body).poll_frame(cx),
             Self::Frames(frames) => Poll::Ready(frames.pop_front().map(Ok)),
+            Self::Channel(frames) => frames.poll_recv(cx).map(|frame| frame.map(Ok)),
         }
     }
 
@@ -422,7 +425,7 @@ impl Body for Sent {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(body) => body.size_hint(),
-            Self::Frames(_) => SizeHint::default(),
+            Self::Frames(_) | Self::Channel(_) => SizeHint::default(),
         }
     }
 }

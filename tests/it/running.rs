@@ -16,7 +16,7 @@ use crate::kernel::wake_ups;
 /// A command that runs. Killed on drop.
 pub struct Running {
     pub child: Child,
-    stdin: Option<ChildStdin>,
+    pub stdin: Option<ChildStdin>,
     stdout: Stream,
     stderr: Stream,
 }

@@ -28,7 +28,7 @@ fn nowhere() -> SocketAddr {
 /// Shows that a client sees this status in its format, that it is counted under this cause, and that the log names the
 /// application.
 #[track_caller]
-fn assert_fails(gate: &Sidecar, upstream: SocketAddr, status: u16, cause: &str, said: &str) {
+pub fn assert_fails(gate: &Sidecar, upstream: SocketAddr, status: u16, cause: &str, said: &str) {
     let title = match status {
         502 => "Bad Gateway",
         504 => "Gateway Timeout",
