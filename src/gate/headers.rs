@@ -109,7 +109,7 @@ pub(super) fn of_answer(headers: &mut HeaderMap, status: StatusCode) {
 
 /// The protocol that a client asks to go on with on its connection (RFC 9110 §7.8). Not HTTP/2: it has prior knowledge for
 /// that, and what it would send then nobody could judge.
-fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+pub(super) fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
     let asked =
         version == Version::HTTP_11 && headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"));

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hyper::header::{HeaderMap, UPGRADE};
+use hyper::body::Body;
+use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 
 use super::network::Network;
-use super::origin;
+use super::{headers, origin};
 
 /// What an operator lets through, or lets wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,18 +30,22 @@ pub struct Policy {
 
 impl Policy {
     /// Whether it is let through in maintenance. `peer` is who has connected.
-    pub(super) fn allows<B>(&self, request: &Request<B>, peer: IpAddr) -> bool {
-        self.allows_method(request.method(), request.headers())
+    pub(super) fn allows<B: Body>(&self, request: &Request<B>, peer: IpAddr) -> bool {
+        self.allows_method(request)
             || self.allows_path(request.uri().path(), request.headers())
             || self.allows_client(peer, request.headers())
     }
 
     /// A method says what a request does only if nothing else says otherwise. And what an upgraded connection is used for
-    /// nobody knows: a WebSocket begins with `GET`.
-    fn allows_method(&self, method: &Method, headers: &HeaderMap) -> bool {
+    /// nobody knows: a WebSocket begins with `GET`. A body of `GET` means nothing (RFC 9110 §9.3.1), so that some applications
+    /// leave it where it is and take it for their next request.
+    fn allows_method<B: Body>(&self, request: &Request<B>) -> bool {
         const OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+        let (method, headers) = (request.method(), request.headers());
+        let has_odd_body = matches!(*method, Method::GET | Method::HEAD) && !request.body().is_end_stream();
         self.methods.iter().any(|AllowedMethod(allowed)| allowed == method)
-            && !headers.contains_key(UPGRADE)
+            && !has_odd_body
+            && headers::upgrade(headers, request.version()).is_none()
             && !has_any(headers, &OVERRIDES)
     }
 
@@ -153,9 +158,10 @@ mod tests {
 
     const SOMEBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
-    fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Request<()> {
+    fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Request<String> {
         let builder = Request::builder().method(method).uri(target);
-        headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value)).body(()).unwrap()
+        let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
+        builder.body(String::new()).unwrap()
     }
 
     fn by_path(allowed: &[&str], target: &str) -> bool {
@@ -252,7 +258,7 @@ mod tests {
         ] {
             // What is no target at all never gets here.
             let Ok(uri) = target.parse::<hyper::Uri>() else { continue };
-            let request = Request::builder().method("POST").uri(uri).body(()).unwrap();
+            let request = Request::builder().method("POST").uri(uri).body(String::new()).unwrap();
             assert!(!allowing(&[], &["/webhooks/"]).allows(&request, SOMEBODY), "{target}");
         }
         for name in ["X-Original-URL", "X-Rewrite-URL", "X_Original_Url", "X-Script-Name"] {
@@ -293,9 +299,16 @@ mod tests {
             assert!(!allows("GET", "/", &[(name, "DELETE")]), "{name}");
             assert!(!allows("GET", "/", &[(name, "")]), "{name}");
         }
-        // A WebSocket, whether it is asked for as it should be or not.
+        // A WebSocket.
         assert!(!allows("GET", "/", &[("connection", "upgrade"), ("upgrade", "websocket")]));
-        assert!(!allows("GET", "/", &[("upgrade", "websocket")]));
+        // Which the application does not get to see, and so does not take for one.
+        assert!(allows("GET", "/", &[("upgrade", "websocket")]));
+        assert!(allows("GET", "/", &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")]));
+        // A body where there should be none.
+        for (method, expected) in [("GET", false), ("HEAD", false), ("OPTIONS", true)] {
+            let request = request(method, "/", &[]).map(|_| "POST / HTTP/1.1".to_owned());
+            assert_eq!(policy.allows(&request, SOMEBODY), expected, "{method}");
+        }
         // Where its path is let through, so is it.
         let policy = allowing(&["GET"], &["/chat"]);
         let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
@@ -370,7 +383,7 @@ mod tests {
         #[test]
         fn what_is_allowed_is_below_the_path_however_it_is_read(target in tricky()) {
             if let Ok(uri) = target.parse::<hyper::Uri>() {
-                let request = Request::builder().method("POST").uri(uri).body(()).unwrap();
+                let request = Request::builder().method("POST").uri(uri).body(String::new()).unwrap();
                 if allowing(&[], &["/webhooks/"]).allows(&request, SOMEBODY) {
                     let path = request.uri().path();
                     prop_assert_eq!(resolved(path), path.split('/').filter(|segment| !segment.is_empty()).map(str::to_lowercase).collect::<Vec<_>>());
@@ -382,7 +395,7 @@ mod tests {
         #[test]
         fn an_exact_path_is_that_path(target in "/[ -~]{0,12}") {
             if let Ok(uri) = target.parse::<hyper::Uri>() {
-                let request = Request::builder().method("POST").uri(uri).body(()).unwrap();
+                let request = Request::builder().method("POST").uri(uri).body(String::new()).unwrap();
                 let path = request.uri().path().to_owned();
                 prop_assert_eq!(allowing(&[], &["/a/b"]).allows(&request, SOMEBODY), path == "/a/b");
             }

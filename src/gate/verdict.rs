@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper::Request;
+use hyper::body::Body;
 
 use super::policy::Policy;
 use crate::maintenance::state::Mode;
@@ -33,7 +34,7 @@ pub(super) struct Moment<'a> {
 }
 
 /// The verdict on a request of this client, who may have shown that it may bypass maintenance.
-pub(super) fn verdict<B>(
+pub(super) fn verdict<B: Body>(
     moment: Moment<'_>,
     request: &Request<B>,
     client: IpAddr,
@@ -58,13 +59,13 @@ mod tests {
         Mode::On(Maintenance { reason: None, since: jiff::Timestamp::UNIX_EPOCH, until: None, file: "M".into() })
     }
 
-    fn request(method: &str, path: &str) -> Request<()> {
-        Request::builder().method(method).uri(path).body(()).unwrap()
+    fn request(method: &str, path: &str) -> Request<String> {
+        Request::builder().method(method).uri(path).body(String::new()).unwrap()
     }
 
     const CLIENT: &str = "192.0.2.1";
 
-    fn judged(moment: Moment<'_>, request: &Request<()>, bypasses: bool, policy: &Policy) -> Verdict {
+    fn judged(moment: Moment<'_>, request: &Request<String>, bypasses: bool, policy: &Policy) -> Verdict {
         verdict(moment, request, CLIENT.parse().unwrap(), bypasses, policy)
     }
 

@@ -142,9 +142,10 @@ fn its_own_paths_never_reach_the_application() {
                 (None, Some("no-store"))
             );
         }
-        // What is sent along is read, or its connection closed.
+        // What comes after the answer is read.
         let mut client = Client::of(&gate);
-        let answer = client.ask("POST /.pitstop/x HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\n\r\nhello");
+        let answer = client.ask("POST /.pitstop/x HTTP/1.1\r\nHost: shop\r\nContent-Length: 10\r\n\r\nhello");
+        client.send("world");
         assert_eq!((answer.status(), client.get("/.pitstop/y").status()), (404, 404));
     }
     assert_eq!(application.asked().len(), 0);

@@ -120,8 +120,11 @@ fn neither_another_reason_nor_another_file_begins_it_anew() {
         client.send(GET);
         let over = &over;
         scope.spawn(move || {
-            // It would wait for as long as this goes on, and longer than its client.
             assert_eq!(client.answer().status(), 503);
+            // The next ones would wait as long again, each, and all of them longer than this waits for them.
+            for _ in 0..20 {
+                assert_eq!(client.ask(GET).status(), 503);
+            }
             over.store(true, Relaxed);
         });
         let mut number = 0;

@@ -59,6 +59,8 @@ fn reading_goes_on() {
     let websocket =
         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n";
     assert_eq!(status(&gate, "GET /c", websocket), 503);
+    let mut client = Client::of(&gate);
+    assert_eq!(client.ask("GET /c HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\n\r\nhello").status(), 503);
     http2(&gate, async |mut sender| {
         for (method, expected) in [("GET", 200), ("PUT", 503)] {
             let request = Request::builder().method(method).uri("http://shop/d").body(whole("")).unwrap();
@@ -66,7 +68,7 @@ fn reading_goes_on() {
         }
     });
     assert_eq!(targets(&application), ["/a", "/b", "*", "/d"]);
-    assert_eq!((outcome(&gate, "allowed"), outcome(&gate, "refused"), outcome(&gate, "forwarded")), (4.0, 7.0, 0.0));
+    assert_eq!((outcome(&gate, "allowed"), outcome(&gate, "refused"), outcome(&gate, "forwarded")), (4.0, 8.0, 0.0));
     // Off, it is forwarded as ever.
     assert_eq!(gate.run(&["maintenance-mode", "--disable", "--wait"]).code, Some(0));
     assert_eq!(status(&gate, "GET /e", ""), 200);
