@@ -4,14 +4,16 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hyper::Request;
+use hyper::body::Frame;
 use tokio::sync::Semaphore;
 
 use super::{MIB, nobody_is_at_work, ok, pattern};
-use crate::application::{BodyOf, Client, Message};
-use crate::fixture::{Sidecar, eventually};
+use crate::application::{BodyOf, Client, Message, http2, in_frames};
+use crate::fixture::{DEADLINE, Sidecar, eventually};
 use crate::http2_application::{Call, Http2Application, send, status};
 
 /// The resident memory of a gate, in MiB.
@@ -122,4 +124,33 @@ fn an_application_that_reads_slowly_costs_no_memory() {
     for client in clients {
         assert_eq!(client.join().unwrap(), (20 * MIB).to_string());
     }
+}
+
+#[test]
+fn a_client_that_does_not_read_may_still_send() {
+    let got = Arc::new(AtomicUsize::new(0));
+    let counted = got.clone();
+    let application = Http2Application::new(move |mut call: Call| {
+        let counted = counted.clone();
+        async move {
+            let mut stream = call.begin(status(200)).unwrap();
+            // More than anybody on the way keeps.
+            tokio::spawn(async move { send(&mut stream, pattern(64 * MIB), true).await });
+            while let Some(Ok(data)) = call.data().await {
+                counted.fetch_add(data.len(), SeqCst);
+            }
+        }
+    });
+    let gate = application.gate();
+    http2(&gate, async |mut sender| {
+        let frames = (0..80).map(|_| Frame::data(pattern(MIB / 4)));
+        let request = Request::post("http://shop/").body(in_frames(frames)).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        while got.load(SeqCst) < 20 * MIB {
+            assert!(Instant::now() < deadline, "only {} bytes arrive", got.load(SeqCst));
+            tokio::task::yield_now().await;
+        }
+        drop(answer);
+    });
 }
