@@ -18,7 +18,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use super::resolver::Resolver;
 use crate::maintenance::state::Permits;
@@ -26,6 +26,9 @@ use crate::maintenance::state::Permits;
 /// A message may have this many header lines: hyper's 100 are too few for what some applications, and those in front of
 /// this, add.
 pub const HEADER_LINES: usize = 256;
+/// How much of a message is kept in memory at a time, in bytes, and how long the head of an answer may be. hyper's 400 KiB
+/// would be kept for each client that does not read.
+const BUFFER: usize = 64 * 1024;
 /// How much an application may send that nobody hears, in bytes, before it is told by a reset.
 const UNHEARD: usize = 1024 * 1024;
 /// For how long; and how long it then has to take notice.
@@ -38,6 +41,8 @@ pub(super) struct Connection<B: Body + 'static> {
     engine: http1::Connection<Stream, B>,
     ended: bool,
     held: Held,
+    /// The timer of the request before.
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is held for the request that runs on a connection.
@@ -82,9 +87,13 @@ where
         let stream = TokioIo::new(resolver.connect().await?);
         let held = Held::default();
         let stream = Stream { stream: Some(stream), held: held.clone(), place: Some(place) };
-        let (sender, engine) =
-            http1::Builder::new().max_headers(HEADER_LINES).handshake(stream).await.map_err(io::Error::other)?;
-        Ok(Box::new(Self { sender, engine, ended: false, held }))
+        let (sender, engine) = http1::Builder::new()
+            .max_headers(HEADER_LINES)
+            .max_buf_size(BUFFER)
+            .handshake(stream)
+            .await
+            .map_err(io::Error::other)?;
+        Ok(Box::new(Self { sender, engine, ended: false, held, timer: None }))
     }
 
     /// Holds this for a request that begins: when the connection is dropped before it has been answered in full, until

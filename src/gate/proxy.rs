@@ -1,6 +1,7 @@
 //! Forwarding: one request to the application, and its answer.
 
 mod http2;
+mod patience;
 mod received;
 
 use std::future::poll_fn;
@@ -9,7 +10,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,9 +20,10 @@ use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRAD
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::timeout;
 use tracing::warn;
 
+use self::patience::Patience;
 use self::received::Received;
 use super::Forward;
 use super::connection::{Connection, Hold, Stream};
@@ -181,7 +183,7 @@ impl Proxy {
             upgrade.then(move |client| pass_on(client, upstream, early, pass));
             return Ok(Response::from_parts(head, None));
         }
-        patience.moved = true;
+        patience.begin_anew();
         let mut answer = Answer { body, connection, patience, pass, proxy: self, failure: None };
         if answer.body.is_end_stream() {
             poll_fn(|cx| {
@@ -287,7 +289,7 @@ impl Proxy {
     ) -> Result<Exchanged, Box<Lost>> {
         connection.hold(hold);
         let progress = request.body().progress.clone();
-        let mut patience = Patience::new(self.patience, progress.clone());
+        let mut patience = Patience::new(self.patience, progress.clone(), connection.timer.take());
         let mut unsent = None;
         let mut answer = pin!(connection.sender.try_send_request(request));
         let answered = poll_fn(|cx| {
@@ -436,11 +438,12 @@ impl Answer {
         let Some(mut connection) = self.connection.take() else { return };
         if connection.is_ready(cx) {
             drop(connection.release());
+            connection.timer = self.patience.timer.take();
             self.proxy.pool.keep(connection);
         } else if connection.has_ended() {
             drop(connection.release());
         } else {
-            let patience = Patience::new(self.patience.limit, self.patience.request.take());
+            let patience = Patience::new(self.proxy.patience, self.patience.request.take(), None);
             tokio::spawn(finish(connection, patience, self.pass.cut(), self.proxy.clone()));
         }
     }
@@ -502,7 +505,7 @@ impl Body for Answer {
         }
         match frame {
             Poll::Ready(Some(Ok(frame))) => {
-                answer.patience.moved = true;
+                answer.patience.begin_anew();
                 if answer.body.is_end_stream() {
                     answer.end(cx);
                 }
@@ -526,38 +529,5 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// How long nothing may happen. The timer is made when there is something to wait for.
-struct Patience {
-    limit: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-    /// Whether some of the answer has come since the timer was set.
-    moved: bool,
-    /// How the request's body gets on, if it has one: as long as it does, the application may well wait for the rest.
-    request: Option<Arc<Progress>>,
-}
-
-impl Patience {
-    fn new(limit: Duration, request: Option<Arc<Progress>>) -> Self {
-        Self { limit, timer: None, moved: false, request }
-    }
-
-    /// Ready when nothing has happened for that long, with whose fault it is: the application's `silence`, or that of the
-    /// client, for whose request it waits.
-    fn poll(&mut self, cx: &mut Context<'_>, silence: &'static str) -> Poll<Failure> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.limit)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            let (moved, waiting) = match &self.request {
-                Some(request) => (request.moved.swap(false, Relaxed), request.waiting.load(Relaxed)),
-                None => (false, false),
-            };
-            if !std::mem::take(&mut self.moved) && !moved {
-                return Poll::Ready(if waiting { Failure::ClientTimeout } else { Failure::Timeout(silence) });
-            }
-            timer.as_mut().reset(Instant::now() + self.limit);
-        }
     }
 }

@@ -15,7 +15,8 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{Failure, Outgoing, Patience, Progress, Proxy};
+use super::patience::Patience;
+use super::{Failure, Outgoing, Progress, Proxy};
 use crate::gate::connection::{Hold, UNHEARD_FOR};
 use crate::gate::headers;
 use crate::gate::multiplexed::{Multiplexed, OpenError, Place, Running};
@@ -93,7 +94,7 @@ impl Proxy {
         let running = Running::new(place, hold);
         let mut upload =
             (!body.is_end_stream()).then(|| Upload { stream: sending, body, chunk: Bytes::new(), open: true });
-        let mut patience = Patience::new(self.patience, progress.clone());
+        let mut patience = Patience::new(self.patience, progress.clone(), None);
         let mut answer = pin!(answer);
         let answered = poll_fn(|cx| {
             if let Some(sending) = &mut upload
