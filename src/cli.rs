@@ -98,6 +98,7 @@ Examples:
   pitstop serve --upstream http://127.0.0.1:3000 --hold 5s
   pitstop serve --upstream http://127.0.0.1:3000 --allow-method GET,HEAD,OPTIONS --allow-path /webhooks/
   pitstop serve --upstream http://127.0.0.1:3000 --allow-from 192.0.2.0/24 --trusted-proxy 10.0.0.0/8
+  pitstop serve --upstream http://127.0.0.1:3000 --bypass-token-file /run/secrets/bypass/token
 
 What is let through in maintenance (--allow-…, --bypass-token-file) is the operator's own risk:
 `maintenance-mode --wait` does not wait for it. What could be read in two ways is not let through: paths with
@@ -226,7 +227,7 @@ Examples:
   pitstop maintenance-mode --disable                    turn it off
 
 --wait speaks for every sidecar and every `pitstop run` that shares the file's directory. It cannot speak for
-requests that reach the application past pitstop.
+requests that reach the application past pitstop, nor for those that `serve --allow-…` lets through.
 
 Exit codes: 0 done, 1 failed or not in time, 2 wrong usage.")]
 pub struct MaintenanceMode {
