@@ -18,9 +18,9 @@ use tokio::time::timeout;
 use super::patience::Patience;
 use super::{Failure, Outgoing, Progress, Proxy};
 use crate::gate::connection::{Hold, UNHEARD_FOR};
-use crate::gate::headers;
 use crate::gate::multiplexed::{Multiplexed, OpenError, Place, Running};
 use crate::gate::pass::Pass;
+use crate::gate::{discard, headers};
 
 /// The head of an answer, the stream on which the rest comes, and for how long.
 type Exchanged = (Response<Streamed>, Patience);
@@ -232,6 +232,12 @@ impl Drop for Upload {
     fn drop(&mut self) {
         if self.open {
             self.stream.send_reset(Reason::CANCEL);
+        }
+        // The client may still be sending what the application has not wanted.
+        if let Some(body) = self.body.body.take_if(|body| !body.is_end_stream())
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(discard(body));
         }
     }
 }

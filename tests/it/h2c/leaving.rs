@@ -11,7 +11,9 @@ use hyper::body::Frame;
 use super::{IN_FLIGHT, endless, nobody_is_at_work, outcome, pattern};
 use crate::application::{Client, Message, http2};
 use crate::fixture::{DEADLINE, Sidecar, eventually, put};
-use crate::http2_application::{Call, DATA, Http2Application, gate_to, lines, of_frames, send, status};
+use crate::http2_application::{
+    Call, DATA, END_STREAM, HEADERS, Http2Application, Raw, gate_to, lines, of_frames, send, status,
+};
 use crate::permits::{enabled, wait_in};
 
 #[test]
@@ -19,10 +21,13 @@ fn an_answer_before_the_request_has_ended() {
     // The application wants no more, and says so, or not.
     for says_so in [false, true] {
         let application = of_frames(move |frames| {
-            while let Some(stream) = frames.request() {
-                frames.next(DATA);
+            while let Some(Raw { flags, stream, .. }) = frames.next(HEADERS) {
+                let is_whole = flags & END_STREAM != 0;
+                if !is_whole {
+                    frames.next(DATA);
+                }
                 frames.ok(stream);
-                if says_so {
+                if says_so && !is_whole {
                     frames.reset(stream, 0);
                 }
             }
@@ -35,6 +40,9 @@ fn an_answer_before_the_request_has_ended() {
         let begun = Instant::now();
         nobody_is_at_work(&gate);
         assert!(begun.elapsed() < Duration::from_secs(5));
+        // Who is still sending may end that, and use the connection again.
+        client.send("world");
+        assert_eq!(client.get("/").text(), "ok");
         http2(&gate, async |mut sender| {
             let (body, mut more) = endless();
             more.send(Frame::data("hello".into())).unwrap();
@@ -42,7 +50,7 @@ fn an_answer_before_the_request_has_ended() {
             assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
             let _ = &mut more;
         });
-        assert_eq!((outcome(&gate, "forwarded"), outcome(&gate, "failed")), (2.0, 0.0));
+        assert_eq!((outcome(&gate, "forwarded"), outcome(&gate, "failed")), (3.0, 0.0));
     }
 }
 
