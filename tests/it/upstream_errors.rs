@@ -63,8 +63,7 @@ pub fn assert_fails(gate: &Sidecar, upstream: SocketAddr, status: u16, cause: &s
         assert_eq!(answer.headers()["grpc-message"], title);
     });
 
-    let log = gate.log();
-    assert!(log.contains(&format!("the application at {upstream} {said}")), "{said}: {log}");
+    gate.logs(&format!("the application at {upstream} {said}"));
     assert_eq!(gate.metric(&format!("pitstop_upstream_errors_total{{cause=\"{cause}\"}}")), 6.0);
     eventually("each is counted once", || gate.metric("pitstop_requests_total{outcome=\"failed\"}") == 6.0);
     eventually("none is at work", || gate.metric("pitstop_requests_in_flight") == 0.0);
@@ -81,7 +80,7 @@ fn no_such_host() {
     let gate = Sidecar::with(|command| _ = command.args(["--upstream", "http://no-such-host.invalid:80"]));
     assert_eq!(Client::of(&gate).get("/").status(), 502);
     assert_eq!(gate.metric("pitstop_upstream_errors_total{cause=\"connect\"}"), 1.0);
-    assert!(gate.log().contains("the application at no-such-host.invalid:80 does not accept"), "{}", gate.log());
+    gate.logs("the application at no-such-host.invalid:80 does not accept");
 }
 
 #[test]
@@ -177,7 +176,7 @@ fn an_answer_that_does_not_go_on_in_time() {
     eventually("it is counted", || gate.metric("pitstop_requests_total{outcome=\"failed\"}") == 1.0);
     assert_eq!(gate.metric("pitstop_upstream_errors_total{cause=\"timeout\"}"), 1.0);
     let said = format!("the application at {} does not go on with its answer in time", application.address);
-    assert!(gate.log().contains(&said), "{}", gate.log());
+    gate.logs(&said);
 }
 
 #[test]

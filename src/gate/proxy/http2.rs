@@ -15,12 +15,12 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::pass::Pass;
 use super::patience::Patience;
-use super::{Failure, Outgoing, Progress, Proxy};
-use crate::gate::connection::{Hold, UNHEARD_FOR};
-use crate::gate::multiplexed::{Multiplexed, OpenError, Place, Running};
-use crate::gate::pass::Pass;
-use crate::gate::{discard, headers};
+use super::{Failure, Outgoing, Progress, Proxy, headers};
+use crate::gate::discard;
+use crate::gate::upstream::http2::{Multiplexed, OpenError, Place, Running};
+use crate::gate::upstream::{InFlight, UNHEARD_FOR};
 
 /// The head of an answer, the stream on which the rest comes, and for how long.
 type Exchanged = (Response<Streamed>, Patience);
@@ -29,7 +29,7 @@ type Exchanged = (Response<Streamed>, Patience);
 struct Lost {
     failure: Failure,
     /// It may be sent again with this.
-    hold: Option<Hold>,
+    in_flight: Option<InFlight>,
 }
 
 impl Proxy {
@@ -38,7 +38,7 @@ impl Proxy {
         &self,
         multiplexed: &Multiplexed,
         request: Request<Outgoing>,
-        hold: Hold,
+        in_flight: InFlight,
         pass: &mut Pass,
     ) -> Result<Exchanged, Failure> {
         let (mut head, body) = request.into_parts();
@@ -50,14 +50,14 @@ impl Proxy {
         // Of a body some may be lost.
         let copy = body.is_end_stream().then(|| request.clone());
         let place = self.place(multiplexed, pass).await?;
-        let lost = match self.stream(multiplexed, place, request, body, hold, pass).await {
+        let lost = match self.stream(multiplexed, place, request, body, in_flight, pass).await {
             Ok(exchanged) => return Ok(exchanged),
             Err(lost) => lost,
         };
-        match (lost.hold, copy) {
-            (Some(hold), Some(request)) => {
+        match (lost.in_flight, copy) {
+            (Some(in_flight), Some(request)) => {
                 let place = self.place(multiplexed, pass).await?;
-                let again = self.stream(multiplexed, place, request, Outgoing::empty(), hold, pass).await;
+                let again = self.stream(multiplexed, place, request, Outgoing::empty(), in_flight, pass).await;
                 again.map_err(|lost| lost.failure)
             }
             _ => Err(lost.failure),
@@ -81,7 +81,7 @@ impl Proxy {
         place: Place,
         request: Request<()>,
         body: Outgoing,
-        hold: Hold,
+        in_flight: InFlight,
         pass: &mut Pass,
     ) -> Result<Exchanged, Lost> {
         let (is_idempotent, is_first, heard) = (request.method().is_idempotent(), place.is_first, place.heard());
@@ -89,9 +89,9 @@ impl Proxy {
         let progress = body.progress.clone();
         let (answer, sending) = match place.send(request, body.is_end_stream()) {
             Ok(sent) => sent,
-            Err(error) => return Err(Lost { failure: Failure::of_stream(error, None), hold: Some(hold) }),
+            Err(error) => return Err(Lost { failure: Failure::of_stream(error, None), in_flight: Some(in_flight) }),
         };
-        let running = Running::new(place, hold);
+        let running = Running::new(place, in_flight);
         let mut upload =
             (!body.is_end_stream()).then(|| Upload { stream: sending, body, chunk: Bytes::new(), open: true });
         let mut patience = Patience::new(self.patience, progress.clone(), None);
@@ -125,18 +125,18 @@ impl Proxy {
             Failure::Timeout(_) if running.place.heard() == heard => {
                 // Perhaps nobody is there any more.
                 multiplexed.retire(&running.place);
-                Err(Lost { failure, hold: None })
+                Err(Lost { failure, in_flight: None })
             }
-            Failure::Refused(_) => Err(Lost { failure, hold: running.end() }),
+            Failure::Refused(_) => Err(Lost { failure, in_flight: running.end() }),
             Failure::Reset(_) => {
                 running.end();
-                Err(Lost { failure, hold: None })
+                Err(Lost { failure, in_flight: None })
             }
             Failure::Lost(_) => {
-                let hold = running.end().filter(|_| is_idempotent && !is_first);
-                Err(Lost { failure, hold })
+                let in_flight = running.end().filter(|_| is_idempotent && !is_first);
+                Err(Lost { failure, in_flight })
             }
-            _ => Err(Lost { failure, hold: None }),
+            _ => Err(Lost { failure, in_flight: None }),
         }
     }
 }

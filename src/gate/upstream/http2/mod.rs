@@ -19,12 +19,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
 use self::connection::{Connection, Engine};
-use super::connection::{Hold, UNHEARD_FOR};
 use super::resolver::Resolver;
+use super::{InFlight, UNHEARD_FOR};
 
 /// Why a connection cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OpenError {
+pub(in crate::gate) enum OpenError {
     /// The application does not accept it.
     #[error("does not accept a connection: {0}")]
     Connect(io::Error),
@@ -40,7 +40,7 @@ pub(super) enum OpenError {
 }
 
 /// The connections.
-pub(super) struct Multiplexed {
+pub(in crate::gate) struct Multiplexed {
     resolver: Resolver,
     connections: Arc<Connections>,
     /// Whoever opens a connection.
@@ -50,7 +50,7 @@ pub(super) struct Multiplexed {
 }
 
 impl Multiplexed {
-    pub(super) fn new(resolver: Resolver, idle_for: Duration) -> Self {
+    pub(in crate::gate) fn new(resolver: Resolver, idle_for: Duration) -> Self {
         Self { resolver, connections: Arc::default(), opening: tokio::sync::Mutex::default(), idle_for }
     }
 
@@ -59,7 +59,7 @@ impl Multiplexed {
     /// # Errors
     ///
     /// See [`OpenError`].
-    pub(super) async fn place(&self) -> Result<Place, OpenError> {
+    pub(in crate::gate) async fn place(&self) -> Result<Place, OpenError> {
         if let Some(place) = self.connections.place() {
             return Ok(place);
         }
@@ -78,7 +78,7 @@ impl Multiplexed {
     }
 
     /// Sends no more requests on the connection of this place.
-    pub(super) fn retire(&self, place: &Place) {
+    pub(in crate::gate) fn retire(&self, place: &Place) {
         self.connections.retire(&place.connection);
     }
 }
@@ -151,10 +151,10 @@ async fn drive(engine: Engine, connection: Weak<Connection>, connections: Arc<Co
 }
 
 /// A place for a request on a connection.
-pub(super) struct Place {
+pub(in crate::gate) struct Place {
     connection: Arc<Connection>,
     /// Whether the connection was opened for it. If not, the application may be closing it at this moment.
-    pub(super) is_first: bool,
+    pub(in crate::gate) is_first: bool,
 }
 
 impl Place {
@@ -169,7 +169,7 @@ impl Place {
     /// # Errors
     ///
     /// The connection takes no more requests. This one was not sent.
-    pub(super) fn send(
+    pub(in crate::gate) fn send(
         &self,
         request: Request<()>,
         is_whole: bool,
@@ -178,7 +178,7 @@ impl Place {
     }
 
     /// How often the application has sent something on this connection.
-    pub(super) fn heard(&self) -> usize {
+    pub(in crate::gate) fn heard(&self) -> usize {
         self.connection.heard.load(Relaxed)
     }
 }
@@ -194,31 +194,31 @@ impl Drop for Place {
 /// When it is dropped before it [has ended](Self::end), the application is told by a reset of the stream. But nothing in
 /// HTTP/2 tells when it has heeded that. So the hold is kept for a further 10 s ([`UNHEARD_FOR`]), as over HTTP/1 after a
 /// reset, or until the application closes the connection.
-pub(super) struct Running {
-    pub(super) place: Place,
-    hold: Option<Hold>,
+pub(in crate::gate) struct Running {
+    pub(in crate::gate) place: Place,
+    in_flight: Option<InFlight>,
 }
 
 impl Running {
-    pub(super) fn new(place: Place, hold: Hold) -> Self {
-        Self { place, hold: Some(hold) }
+    pub(in crate::gate) fn new(place: Place, in_flight: InFlight) -> Self {
+        Self { place, in_flight: Some(in_flight) }
     }
 
     /// The application is at work on it no longer.
-    pub(super) fn end(mut self) -> Option<Hold> {
-        self.hold.take()
+    pub(in crate::gate) fn end(mut self) -> Option<InFlight> {
+        self.in_flight.take()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(hold) = self.hold.take()
+        if let Some(in_flight) = self.in_flight.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let mut closed = self.place.connection.closed.clone();
             runtime.spawn(async move {
                 let _ = timeout(UNHEARD_FOR, closed.changed()).await;
-                drop(hold);
+                drop(in_flight);
             });
         }
     }

@@ -1,6 +1,8 @@
 //! Forwarding: one request to the application, and its answer.
 
+pub(super) mod headers;
 mod http2;
+pub(super) mod pass;
 mod patience;
 mod received;
 
@@ -23,15 +25,15 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::time::timeout;
 use tracing::warn;
 
+use self::headers::Ambiguous;
+use self::pass::{Outcome, Pass};
 use self::patience::Patience;
 use self::received::Received;
 use super::Forward;
-use super::connection::{Connection, Hold, Stream};
-use super::headers::{self, Ambiguous};
-use super::multiplexed::{Multiplexed, OpenError};
-use super::pass::{Outcome, Pass};
-use super::pool::Pool;
-use super::upstream::{Protocol, Upstream};
+use super::upstream::http1::Pool;
+use super::upstream::http1::connection::{Connection, Stream};
+use super::upstream::http2::{Multiplexed, OpenError};
+use super::upstream::{InFlight, Protocol, Upstream};
 use crate::listener::{RequestBody, Upgraded};
 use crate::metrics::Requests;
 
@@ -156,11 +158,11 @@ impl Proxy {
     pub(super) async fn forward(
         self: Arc<Self>,
         request: Request<RequestBody>,
-        hold: Hold,
+        in_flight: InFlight,
         mut pass: Pass,
     ) -> Result<Response<Option<Answer>>, Failure> {
         let upgrade = request.body().upgrade();
-        let (response, mut connection, mut patience) = match self.ask(request, hold, &mut pass).await {
+        let (response, mut connection, mut patience) = match self.ask(request, in_flight, &mut pass).await {
             Ok(exchanged) => exchanged,
             Err(failure) => {
                 self.report(&failure, &mut pass);
@@ -204,10 +206,15 @@ impl Proxy {
     }
 
     /// Asks the application, and sees whether its answer can be passed on.
-    async fn ask(&self, request: Request<RequestBody>, hold: Hold, pass: &mut Pass) -> Result<Exchanged, Failure> {
+    async fn ask(
+        &self,
+        request: Request<RequestBody>,
+        in_flight: InFlight,
+        pass: &mut Pass,
+    ) -> Result<Exchanged, Failure> {
         let request = self.prepare(request)?;
         let protocols = request.headers().get(UPGRADE).cloned();
-        let exchanged = self.exchange(request, hold, pass).await?;
+        let exchanged = self.exchange(request, in_flight, pass).await?;
         let answer = &exchanged.0;
         if headers::has_other_coding(answer.headers()) {
             return Err(Failure::Coding);
@@ -219,22 +226,27 @@ impl Proxy {
     }
 
     /// Sends a request: where the application has closed a kept connection meanwhile, once more on a new one.
-    async fn exchange(&self, request: Request<Outgoing>, hold: Hold, pass: &mut Pass) -> Result<Exchanged, Failure> {
+    async fn exchange(
+        &self,
+        request: Request<Outgoing>,
+        in_flight: InFlight,
+        pass: &mut Pass,
+    ) -> Result<Exchanged, Failure> {
         if let Some(multiplexed) = &self.multiplexed {
-            let (response, patience) = self.exchange_multiplexed(multiplexed, request, hold, pass).await?;
+            let (response, patience) = self.exchange_multiplexed(multiplexed, request, in_flight, pass).await?;
             return Ok((response.map(Received::Http2), None, patience));
         }
         let Some(kept) = poll_fn(|cx| Poll::Ready(self.pool.reuse(cx))).await else {
-            return self.send(self.open(pass).await?, request, hold, pass).await.map_err(|lost| lost.failure);
+            return self.send(self.open(pass).await?, request, in_flight, pass).await.map_err(|lost| lost.failure);
         };
         let copy = copy_of(&request);
-        let lost = match self.send(kept, request, hold, pass).await {
+        let lost = match self.send(kept, request, in_flight, pass).await {
             Ok(exchanged) => return Ok(exchanged),
             Err(lost) => *lost,
         };
-        match (lost.hold, lost.unsent.or(copy)) {
-            (Some(hold), Some(request)) => {
-                self.send(self.open(pass).await?, request, hold, pass).await.map_err(|lost| lost.failure)
+        match (lost.in_flight, lost.unsent.or(copy)) {
+            (Some(in_flight), Some(request)) => {
+                self.send(self.open(pass).await?, request, in_flight, pass).await.map_err(|lost| lost.failure)
             }
             _ => Err(lost.failure),
         }
@@ -284,10 +296,10 @@ impl Proxy {
         &self,
         mut connection: Box<Connection<Outgoing>>,
         request: Request<Outgoing>,
-        hold: Hold,
+        in_flight: InFlight,
         pass: &mut Pass,
     ) -> Result<Exchanged, Box<Lost>> {
-        connection.hold(hold);
+        connection.begin(in_flight);
         let progress = request.body().progress.clone();
         let mut patience = Patience::new(self.patience, progress.clone(), connection.timer.take());
         let mut unsent = None;
@@ -313,8 +325,8 @@ impl Proxy {
             Ok(response) => Ok((response.map(Received::Http1), Some(connection), patience)),
             Err(failure) => {
                 // It is at work no longer. In all other cases the connection keeps what it holds until that is so.
-                let hold = if matches!(failure, Failure::Closed(_)) { connection.release() } else { None };
-                Err(Box::new(Lost { failure, unsent, hold }))
+                let in_flight = if matches!(failure, Failure::Closed(_)) { connection.release() } else { None };
+                Err(Box::new(Lost { failure, unsent, in_flight }))
             }
         }
     }
@@ -347,7 +359,7 @@ type Exchanged = (Response<Received>, Option<Box<Connection<Outgoing>>>, Patienc
 struct Lost {
     failure: Failure,
     unsent: Option<Request<Outgoing>>,
-    hold: Option<Hold>,
+    in_flight: Option<InFlight>,
 }
 
 /// A copy of a request that may be sent twice: it has no body, and is idempotent (RFC 9110 §9.2.2).

@@ -10,7 +10,7 @@ use crate::metrics::Requests;
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(in crate::gate) enum Outcome {
     /// The application has answered.
     Forwarded,
     /// It has not.
@@ -20,9 +20,9 @@ pub(super) enum Outcome {
 }
 
 /// A request that was let in: it is counted when it is over, and hears when it has to end.
-pub(super) struct Pass {
+pub(in crate::gate) struct Pass {
     /// What has become of it, once that is certain.
-    pub(super) outcome: Option<Outcome>,
+    pub(in crate::gate) outcome: Option<Outcome>,
     /// `None` where a policy has let it in: it holds up nothing, so that there is no reason to cut it.
     cut: Option<Cut>,
     requests: Arc<Requests>,
@@ -31,22 +31,22 @@ pub(super) struct Pass {
 
 impl Pass {
     /// That of a request which has to end when `cut` says so.
-    pub(super) fn new(requests: Arc<Requests>, cut: Cut) -> Self {
+    pub(in crate::gate) fn new(requests: Arc<Requests>, cut: Cut) -> Self {
         Self { outcome: None, cut: Some(cut), requests, begun: Instant::now() }
     }
 
     /// That of a request which a policy lets through. It is counted as such, whatever becomes of it.
-    pub(super) fn allowed(requests: Arc<Requests>) -> Self {
+    pub(in crate::gate) fn allowed(requests: Arc<Requests>) -> Self {
         Self { outcome: None, cut: None, requests, begun: Instant::now() }
     }
 
     /// Whether it has to end. Its task is woken when it does.
-    pub(super) fn is_cut(&self) -> bool {
+    pub(in crate::gate) fn is_cut(&self) -> bool {
         self.cut.as_ref().is_some_and(Cut::is_due)
     }
 
     /// Waits until it has to, for work that goes on without the connection.
-    pub(super) fn cut(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(in crate::gate) fn cut(&self) -> impl Future<Output = ()> + Send + use<> {
         let due = self.cut.as_ref().map(Cut::due);
         async {
             match due {

@@ -127,7 +127,7 @@ impl Bypass {
     }
 
     /// Whether whoever sends these headers bypasses maintenance.
-    pub(super) fn admits(&self, headers: &HeaderMap, now: Timestamp) -> bool {
+    pub(in crate::gate) fn admits(&self, headers: &HeaderMap, now: Timestamp) -> bool {
         if !headers.contains_key(HEADER) && !headers.contains_key(COOKIE) {
             return false;
         }
@@ -139,12 +139,12 @@ impl Bypass {
     }
 
     /// Whether the application has no say in this path.
-    pub(super) fn owns(path: &str) -> bool {
+    pub(in crate::gate) fn owns(path: &str) -> bool {
         path.strip_prefix(OWN).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// What whoever visits such a path with the right token is answered: a cookie, and where to go. With any other, nothing.
-    pub(super) fn visit<B>(&self, request: &Request<B>, now: Timestamp) -> Option<Response<Full<Bytes>>> {
+    pub(in crate::gate) fn visit<B>(&self, request: &Request<B>, now: Timestamp) -> Option<Response<Full<Bytes>>> {
         let candidate = request.uri().path().strip_prefix(OWN)?.strip_prefix('/')?;
         let token = self.token().filter(|_| matches!(*request.method(), Method::GET | Method::HEAD))?;
         if !token.is(candidate.as_bytes()) {
@@ -165,7 +165,7 @@ impl Bypass {
     }
 
     /// Takes away what is meant for this only: the application need not know the token, nor could it keep it secret.
-    pub(super) fn strip(headers: &mut HeaderMap) {
+    pub(in crate::gate) fn strip(headers: &mut HeaderMap) {
         headers.remove(HEADER);
         let Entry::Occupied(mut lines) = headers.entry(COOKIE) else { return };
         if !lines.iter().any(|line| line.as_bytes().split(|byte| *byte == b';').any(|pair| own_cookie(pair).is_some()))

@@ -2,6 +2,12 @@
 //!
 //! Whatever is unclear is not let through: who is let through by mistake meets data that somebody is at work on.
 
+pub mod bypass;
+pub mod hold;
+pub mod network;
+mod origin;
+pub mod token;
+
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,8 +16,8 @@ use hyper::body::Body;
 use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 
-use super::network::Network;
-use super::{headers, origin};
+use self::network::Network;
+use crate::gate::proxy::headers;
 
 /// What an operator lets through, or lets wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +36,7 @@ pub struct Policy {
 
 impl Policy {
     /// Whether it is let through in maintenance. `peer` is who has connected.
-    pub(super) fn allows<B: Body>(&self, request: &Request<B>, peer: IpAddr) -> bool {
+    pub(in crate::gate) fn allows<B: Body>(&self, request: &Request<B>, peer: IpAddr) -> bool {
         self.allows_method(request)
             || self.allows_path(request.uri().path(), request.headers())
             || self.allows_client(peer, request.headers())

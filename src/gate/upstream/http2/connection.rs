@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::OpenError;
-use crate::gate::connection::find_out_if_gone;
-use crate::gate::resolver::Resolver;
+use crate::gate::upstream::find_out_if_gone;
+use crate::gate::upstream::resolver::Resolver;
 
 /// How much of an answer that its client does not read is kept, in bytes: the application has to wait then.
 const WINDOW: u32 = 256 * 1024;

@@ -1,5 +1,7 @@
 //! The connections to the application: how many there may be, and those that wait for a request.
 
+pub(in crate::gate) mod connection;
+
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
@@ -9,7 +11,7 @@ use hyper::body::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 
-use super::connection::Connection;
+use self::connection::Connection;
 use super::resolver::Resolver;
 
 /// So many connections without a request are kept.
@@ -19,7 +21,7 @@ const KEPT: usize = 1024;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The connections to the application.
-pub(super) struct Pool<B: Body + 'static> {
+pub(in crate::gate) struct Pool<B: Body + 'static> {
     resolver: Resolver,
     places: Arc<Semaphore>,
     /// How long one is kept without a request.
@@ -41,14 +43,14 @@ where
     B::Data: Send,
 {
     /// One of connections that have a place each, and are kept for that long without a request.
-    pub(super) fn new(resolver: Resolver, places: Arc<Semaphore>, idle_timeout: Duration) -> Self {
+    pub(in crate::gate) fn new(resolver: Resolver, places: Arc<Semaphore>, idle_timeout: Duration) -> Self {
         let idle = Arc::new(Mutex::new(Idle { connections: Vec::new(), is_swept: false }));
         Self { resolver, places, idle_timeout, idle }
     }
 
     /// A connection that was used before, if there is one which the application has not closed: the latest, so that those
     /// which are not needed go idle.
-    pub(super) fn reuse(&self, cx: &mut Context<'_>) -> Option<Box<Connection<B>>> {
+    pub(in crate::gate) fn reuse(&self, cx: &mut Context<'_>) -> Option<Box<Connection<B>>> {
         loop {
             let (_, mut connection) = lock(&self.idle).connections.pop()?;
             if connection.is_ready(cx) {
@@ -58,7 +60,7 @@ where
     }
 
     /// Waits until there may be another connection.
-    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+    pub(in crate::gate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
         self.places.clone().acquire_owned().await.ok()
     }
 
@@ -67,12 +69,12 @@ where
     /// # Errors
     ///
     /// The application does not accept it.
-    pub(super) async fn open(&self, place: OwnedSemaphorePermit) -> io::Result<Box<Connection<B>>> {
+    pub(in crate::gate) async fn open(&self, place: OwnedSemaphorePermit) -> io::Result<Box<Connection<B>>> {
         Connection::open(&self.resolver, place).await
     }
 
     /// Keeps a connection for the next request, unless there are enough, or somebody waits for its place.
-    pub(super) fn keep(&self, connection: Box<Connection<B>>) {
+    pub(in crate::gate) fn keep(&self, connection: Box<Connection<B>>) {
         let mut idle = lock(&self.idle);
         if idle.connections.len() < KEPT && self.places.available_permits() > 0 {
             idle.connections.push((Instant::now(), connection));

@@ -18,7 +18,7 @@ pub struct Places {
 }
 
 /// A place, until it is dropped.
-pub(super) struct Place {
+pub(in crate::gate) struct Place {
     _place: OwnedSemaphorePermit,
     held: IntGauge,
 }
@@ -31,7 +31,7 @@ impl Places {
     }
 
     /// One of them, if there is one left.
-    pub(super) fn take(&self) -> Option<Place> {
+    pub(in crate::gate) fn take(&self) -> Option<Place> {
         let place = self.free.clone().try_acquire_owned().ok()?;
         self.held.inc();
         Some(Place { _place: place, held: self.held.clone() })
@@ -46,7 +46,7 @@ impl Drop for Place {
 
 /// Waits for maintenance to end, and returns whether it has. Not past `until`, not when the client has `left`, and not when
 /// the process is about to end.
-pub(super) async fn wait(
+pub(in crate::gate) async fn wait(
     state: &mut watch::Receiver<State>,
     until: Instant,
     left: impl Future<Output = ()>,

@@ -51,7 +51,7 @@ async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 }
 
 /// Looks up one name.
-pub(super) struct Resolver {
+pub(in crate::gate) struct Resolver {
     host: String,
     port: u16,
     /// The last question, and when it was asked; `None` when it has been answered.
@@ -63,7 +63,7 @@ type Receiver = watch::Receiver<Option<Answer>>;
 
 impl Resolver {
     /// `host` may be an address, too.
-    pub(super) fn new(host: String, port: u16) -> Self {
+    pub(in crate::gate) fn new(host: String, port: u16) -> Self {
         Self { host, port, asked: Arc::default() }
     }
 
@@ -72,7 +72,7 @@ impl Resolver {
     /// # Errors
     ///
     /// None does, or there is none.
-    pub(super) async fn connect(&self) -> io::Result<TcpStream> {
+    pub(in crate::gate) async fn connect(&self) -> io::Result<TcpStream> {
         let stream = connect(&self.addresses().await?).await?;
         stream.set_nodelay(true)?;
         Ok(stream)

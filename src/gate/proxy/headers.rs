@@ -19,7 +19,7 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// A request that cannot be forwarded, since it could be read in more than one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Ambiguous {
+pub(in crate::gate) enum Ambiguous {
     /// HTTP/1.1 without `Host` (RFC 9112 §3.2).
     #[error("the request has no Host")]
     NoHost,
@@ -42,7 +42,7 @@ pub(super) enum Ambiguous {
 /// # Errors
 ///
 /// See [`Ambiguous`].
-pub(super) fn of_request(
+pub(in crate::gate) fn of_request(
     headers: &mut HeaderMap,
     uri: &Uri,
     version: Version,
@@ -78,7 +78,7 @@ pub(super) fn of_request(
 
 /// Makes of a request for HTTP/1.1 one for HTTP/2: the `Host` goes into the URL, and what concerns a connection goes (RFC 9113
 /// §8.2.2, §8.3.1). A `Host` that cannot be in a URL stays where it is, as that section allows.
-pub(super) fn for_http2(headers: &mut HeaderMap, uri: Uri) -> Uri {
+pub(in crate::gate) fn for_http2(headers: &mut HeaderMap, uri: Uri) -> Uri {
     for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
@@ -93,12 +93,12 @@ pub(super) fn for_http2(headers: &mut HeaderMap, uri: Uri) -> Uri {
 }
 
 /// Makes of trailers those that may be sent over HTTP/2.
-pub(super) fn of_trailers(trailers: &mut HeaderMap) {
+pub(in crate::gate) fn of_trailers(trailers: &mut HeaderMap) {
     remove_hop_by_hop(trailers);
 }
 
 /// Makes of an answer's headers those that the client gets.
-pub(super) fn of_answer(headers: &mut HeaderMap, status: StatusCode) {
+pub(in crate::gate) fn of_answer(headers: &mut HeaderMap, status: StatusCode) {
     let protocol = headers.get(UPGRADE).filter(|_| status == StatusCode::SWITCHING_PROTOCOLS).cloned();
     remove_hop_by_hop(headers);
     if let Some(protocol) = protocol {
@@ -109,7 +109,7 @@ pub(super) fn of_answer(headers: &mut HeaderMap, status: StatusCode) {
 
 /// The protocol that a client asks to go on with on its connection (RFC 9110 §7.8). Not HTTP/2: it has prior knowledge for
 /// that, and what it would send then nobody could judge.
-pub(super) fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+pub(in crate::gate) fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
     let asked =
         version == Version::HTTP_11 && headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"));
@@ -117,13 +117,13 @@ pub(super) fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderVal
 }
 
 /// Whether an answer goes on in one of the protocols that its request has named (RFC 9110 §7.8).
-pub(super) fn is_asked_for<B>(protocols: Option<&HeaderValue>, answer: &Response<B>) -> bool {
+pub(in crate::gate) fn is_asked_for<B>(protocols: Option<&HeaderValue>, answer: &Response<B>) -> bool {
     let (Some(protocols), Some(protocol)) = (protocols, answer.headers().get(UPGRADE)) else { return false };
     protocol.to_str().is_ok_and(|protocol| has_token(protocols, protocol.trim()))
 }
 
 /// Whether a message has a transfer coding that hyper does not undo: it takes `chunked` at the end for all there is.
-pub(super) fn has_other_coding(headers: &HeaderMap) -> bool {
+pub(in crate::gate) fn has_other_coding(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let first = codings.next();
     codings.next().is_some() || first.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))

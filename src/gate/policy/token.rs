@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::Sha256;
 
 /// How long a cookie is good for.
-pub(super) const COOKIE_AGE: SignedDuration = SignedDuration::from_hours(12);
+pub(in crate::gate) const COOKIE_AGE: SignedDuration = SignedDuration::from_hours(12);
 
 /// The shortest token that takes too long to guess, if it is random.
 const SHORTEST: usize = 16;
@@ -16,7 +16,7 @@ const SHORTEST: usize = 16;
 const LONGEST: usize = 1024;
 
 /// A token. What was read is not kept, so that nothing can tell it: neither a log nor a core dump.
-pub(super) struct Token {
+pub(in crate::gate) struct Token {
     /// What it looks like to who compares it.
     print: [u8; 32],
     /// Makes and examines cookies. The token is the key, so that a new one makes an end of all cookies.
@@ -39,7 +39,7 @@ pub enum TokenError {
 
 impl Token {
     /// Reads a token, as it may stand in a file: white space after it does not belong to it.
-    pub(super) fn read(text: &[u8]) -> Result<Self, TokenError> {
+    pub(in crate::gate) fn read(text: &[u8]) -> Result<Self, TokenError> {
         let token = text.trim_ascii_end();
         let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
         match token.len() {
@@ -56,12 +56,12 @@ impl Token {
     }
 
     /// Whether this is it. How long that takes tells nothing.
-    pub(super) fn is(&self, candidate: &[u8]) -> bool {
+    pub(in crate::gate) fn is(&self, candidate: &[u8]) -> bool {
         print(candidate).verify_slice(&self.print).is_ok()
     }
 
     /// The value of a cookie that is good until then: a version, the time, and the signature of both.
-    pub(super) fn cookie(&self, until: Timestamp) -> String {
+    pub(in crate::gate) fn cookie(&self, until: Timestamp) -> String {
         let mut cookie = format!("v1.{}", until.as_second());
         let signature = self.cookies.clone().chain_update(&cookie).finalize().into_bytes();
         cookie.push('.');
@@ -73,7 +73,7 @@ impl Token {
     }
 
     /// Whether this is the value of a cookie that was made of this token, and is still good.
-    pub(super) fn signed(&self, cookie: &[u8], now: Timestamp) -> bool {
+    pub(in crate::gate) fn signed(&self, cookie: &[u8], now: Timestamp) -> bool {
         let Some((text, signature)) = std::str::from_utf8(cookie).ok().and_then(|cookie| cookie.rsplit_once('.'))
         else {
             return false;

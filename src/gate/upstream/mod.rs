@@ -1,10 +1,27 @@
-//! The application: where it is.
+//! The application: where it is, connections to it, and what is held while it is at work.
 
+pub(in crate::gate) mod http1;
+pub(in crate::gate) mod http2;
+pub(in crate::gate) mod resolver;
+
+use std::io;
 use std::str::FromStr;
+use std::time::Duration;
 
 use hyper::Uri;
+use prometheus::IntGauge;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 
-use super::resolver::Resolver;
+use self::resolver::Resolver;
+use crate::maintenance::state::Permits;
+
+/// A message may have this many header lines: hyper's 100 are too few for what some applications, and those in front of
+/// this, add.
+pub const HEADER_LINES: usize = 256;
+/// How long an application may go on sending that nobody hears before it is told by a reset, and how long it then has to
+/// take notice.
+pub(in crate::gate) const UNHEARD_FOR: Duration = Duration::from_secs(10);
 
 /// Where requests are forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +86,7 @@ impl Upstream {
     }
 
     /// What finds it.
-    pub(super) fn resolver(&self) -> Resolver {
+    pub(in crate::gate) fn resolver(&self) -> Resolver {
         Resolver::new(self.host.clone(), self.port)
     }
 }
@@ -81,4 +98,35 @@ impl std::fmt::Display for Upstream {
             false => write!(formatter, "{}:{}", self.host, self.port),
         }
     }
+}
+
+/// What a request holds for as long as the application may be at work on it.
+#[derive(Debug)]
+pub(in crate::gate) struct InFlight(Option<(Permits, IntGauge)>);
+
+impl InFlight {
+    /// Counts as in flight.
+    pub(in crate::gate) fn new(permits: Permits, in_flight: IntGauge) -> Self {
+        in_flight.inc();
+        Self(Some((permits, in_flight)))
+    }
+
+    /// Nothing: nobody waits for the request.
+    pub(in crate::gate) fn nothing() -> Self {
+        Self(None)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some((_, in_flight)) = &self.0 {
+            in_flight.dec();
+        }
+    }
+}
+
+/// Lets the system ask whether the other host is still there, when nothing has come for a while.
+pub(in crate::gate) fn find_out_if_gone(stream: &TcpStream) -> io::Result<()> {
+    let alive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    SockRef::from(stream).set_tcp_keepalive(&alive)
 }
