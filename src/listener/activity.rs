@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hyper::body::{Body, Incoming};
+use hyper::header::HeaderValue;
 use hyper::{Request, Version};
 use tokio::sync::oneshot;
 
@@ -18,6 +19,7 @@ use super::exchange::{Answering, Progress, RequestBody, Successor};
 pub(super) struct Activity {
     /// Who is at the other end.
     pub(super) client: IpAddr,
+    client_as_header: OnceLock<HeaderValue>,
     /// What tells its requests to end.
     pub(super) cuts: Cuts,
     /// How the answer gets on; over HTTP/2, where there are many at the same time, each has such a thing of its own.
@@ -69,6 +71,7 @@ impl Activity {
     pub(super) fn new(client: IpAddr, cuts: Cuts) -> Self {
         Self {
             client,
+            client_as_header: OnceLock::new(),
             cuts,
             progress: Arc::default(),
             latest: Mutex::new(None),
@@ -86,6 +89,12 @@ impl Activity {
             watched: AtomicBool::new(false),
             watcher: Mutex::new(None),
         }
+    }
+
+    /// Its address as the value of a header, which is made once.
+    pub(super) fn client_as_header(&self) -> HeaderValue {
+        let value = || HeaderValue::try_from(self.client.to_canonical().to_string());
+        self.client_as_header.get_or_init(|| value().unwrap_or(HeaderValue::from_static("unknown"))).clone()
     }
 
     /// Who wants to know when the client leaves, if somebody does.
@@ -248,5 +257,20 @@ impl Drop for Work {
     fn drop(&mut self) {
         self.0.idle.store(true, Relaxed);
         self.0.ended.fetch_add(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv4_address_is_one_also_on_a_socket_for_both() {
+        for (address, value) in
+            [("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"), ("2001:db8::1", "2001:db8::1")]
+        {
+            let activity = Activity::new(address.parse().unwrap(), Cuts::default());
+            assert_eq!(activity.client_as_header(), value);
+        }
     }
 }

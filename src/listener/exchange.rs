@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::HeaderValue;
 use hyper::service::Service;
 use hyper::{Request, Response};
 use pin_project_lite::pin_project;
@@ -189,6 +190,12 @@ impl RequestBody {
     #[must_use]
     pub fn client(&self) -> IpAddr {
         self.activity.client
+    }
+
+    /// The same as the value of a header. An IPv4-mapped address is an IPv4 address.
+    #[must_use]
+    pub fn client_as_header(&self) -> HeaderValue {
+        self.activity.client_as_header()
     }
 
     /// Waits until the client has left. Over HTTP/1 it may only have closed its direction, which looks the same: it can

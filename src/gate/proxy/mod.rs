@@ -181,8 +181,9 @@ impl Proxy {
         if head.status == StatusCode::SWITCHING_PROTOCOLS
             && let Some(connection) = connection.take()
         {
-            let (upstream, early) = connection.upgraded().await;
-            upgrade.then(move |client| pass_on(client, upstream, early, pass));
+            if let Some((upstream, early)) = connection.upgraded().await {
+                upgrade.then(move |client| pass_on(client, upstream, early, pass));
+            }
             return Ok(Response::from_parts(head, None));
         }
         patience.begin_anew();
@@ -236,7 +237,7 @@ impl Proxy {
             let (response, patience) = self.exchange_multiplexed(multiplexed, request, in_flight, pass).await?;
             return Ok((response.map(Received::Http2), None, patience));
         }
-        let Some(kept) = poll_fn(|cx| Poll::Ready(self.pool.reuse(cx))).await else {
+        let Some(kept) = self.pool.reuse() else {
             return self.send(self.open(pass).await?, request, in_flight, pass).await.map_err(|lost| lost.failure);
         };
         let copy = copy_of(&request);
@@ -258,8 +259,8 @@ impl Proxy {
         if head.method == Method::CONNECT {
             return Err(Failure::Tunnel);
         }
-        headers::of_request(&mut head.headers, &head.uri, head.version, body.client())?;
-        if !head.headers.contains_key(HOST) {
+        let host = headers::of_request(&mut head.headers, &head.uri, head.version, &body.client_as_header())?;
+        if host.is_none() {
             head.headers.insert(HOST, self.host.clone());
         }
         if head.uri.authority().is_some() {
@@ -302,11 +303,16 @@ impl Proxy {
         connection.begin(in_flight);
         let progress = request.body().progress.clone();
         let mut patience = Patience::new(self.patience, progress.clone(), connection.timer.take());
-        let mut unsent = None;
+        let (mut unsent, mut held) = (None, None);
         let mut answer = pin!(connection.sender.try_send_request(request));
         let answered = poll_fn(|cx| {
             connection.poll(cx);
-            if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
+            let mut polled = answer.as_mut().poll(cx);
+            if polled.is_pending() && connection.has_ended() {
+                held = connection.give_up();
+                polled = answer.as_mut().poll(cx);
+            }
+            if let Poll::Ready(answered) = polled {
                 return Poll::Ready(answered.map_err(|mut error| {
                     unsent = error.take_message();
                     match progress.as_deref() {
@@ -325,7 +331,10 @@ impl Proxy {
             Ok(response) => Ok((response.map(Received::Http1), Some(connection), patience)),
             Err(failure) => {
                 // It is at work no longer. In all other cases the connection keeps what it holds until that is so.
-                let in_flight = if matches!(failure, Failure::Closed(_)) { connection.release() } else { None };
+                let in_flight = match failure {
+                    Failure::Closed(_) => held.or_else(|| connection.release()),
+                    _ => None,
+                };
                 Err(Box::new(Lost { failure, unsent, in_flight }))
             }
         }

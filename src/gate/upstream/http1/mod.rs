@@ -48,12 +48,12 @@ where
         Self { resolver, places, idle_timeout, idle }
     }
 
-    /// A connection that was used before, if there is one which the application has not closed: the latest, so that those
-    /// which are not needed go idle.
-    pub(in crate::gate) fn reuse(&self, cx: &mut Context<'_>) -> Option<Box<Connection<B>>> {
+    /// A connection that was used before, if there is one: the latest, so that those which are not needed go idle. The
+    /// application may have closed it: a request is not sent then, since the connection is read first.
+    pub(in crate::gate) fn reuse(&self) -> Option<Box<Connection<B>>> {
         loop {
-            let (_, mut connection) = lock(&self.idle).connections.pop()?;
-            if connection.is_ready(cx) {
+            let (_, connection) = lock(&self.idle).connections.pop()?;
+            if !connection.has_ended() {
                 return Some(connection);
             }
         }
