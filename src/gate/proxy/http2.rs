@@ -308,11 +308,6 @@ impl Streamed {
         }
     }
 
-    /// Nobody waits for the rest.
-    pub(super) fn give_up(&mut self) {
-        self.0 = None;
-    }
-
     /// The next part of it.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let Some(answer) = &mut self.0 else { return Poll::Ready(None) };
@@ -327,7 +322,7 @@ impl Streamed {
                 let failure = Failure::of_stream(error, answer.progress.as_deref());
                 match failure {
                     Failure::Refused(_) | Failure::Reset(_) | Failure::Lost(_) => self.end(),
-                    _ => self.give_up(),
+                    _ => self.0 = None,
                 }
                 Poll::Ready(Some(Err(failure)))
             }

@@ -473,7 +473,6 @@ impl Answer {
     fn fail(&mut self, failure: Failure, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.proxy.report(&failure, &mut self.pass);
         self.connection = None;
-        self.body.give_up();
         self.failure = Some(failure);
         cx.waker().wake_by_ref();
         Poll::Pending

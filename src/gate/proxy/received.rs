@@ -25,13 +25,6 @@ impl Received {
         }
     }
 
-    /// Nobody waits for the rest. Over HTTP/1 the connection says so, by its end.
-    pub(super) fn give_up(&mut self) {
-        if let Self::Http2(body) = self {
-            body.give_up();
-        }
-    }
-
     /// The next part of it.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         match self {
