@@ -13,7 +13,7 @@ use hyper::header::CONTENT_LENGTH;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::pass::Pass;
 use super::patience::Patience;
@@ -94,7 +94,7 @@ impl Proxy {
         let running = Running::new(place, in_flight);
         let mut upload =
             (!body.is_end_stream()).then(|| Upload { stream: sending, body, chunk: Bytes::new(), open: true });
-        let mut patience = Patience::new(self.patience, progress.clone(), None);
+        let mut patience = Patience::new(self.patience, Instant::now(), progress.clone(), None);
         let mut answer = pin!(answer);
         let answered = poll_fn(|cx| {
             if let Some(sending) = &mut upload

@@ -22,7 +22,7 @@ use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRAD
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use self::headers::Ambiguous;
@@ -302,7 +302,9 @@ impl Proxy {
     ) -> Result<Exchanged, Box<Lost>> {
         connection.begin(in_flight);
         let progress = request.body().progress.clone();
-        let mut patience = Patience::new(self.patience, progress.clone(), connection.timer.take());
+        // A connection with a timer has served before: it took no time to open it.
+        let since = connection.timer.as_ref().map_or_else(Instant::now, |_| pass.begun);
+        let mut patience = Patience::new(self.patience, since, progress.clone(), connection.timer.take());
         let (mut unsent, mut held) = (None, None);
         let mut answer = pin!(connection.sender.try_send_request(request));
         let answered = poll_fn(|cx| {
@@ -464,7 +466,7 @@ impl Answer {
         } else if connection.has_ended() {
             drop(connection.release());
         } else {
-            let patience = Patience::new(self.proxy.patience, self.patience.request.take(), None);
+            let patience = Patience::new(self.proxy.patience, Instant::now(), self.patience.request.take(), None);
             tokio::spawn(finish(connection, patience, self.pass.cut(), self.proxy.clone()));
         }
     }

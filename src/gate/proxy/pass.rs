@@ -26,7 +26,7 @@ pub(in crate::gate) struct Pass {
     /// `None` where a policy has let it in: it holds up nothing, so that there is no reason to cut it.
     cut: Option<Cut>,
     requests: Arc<Requests>,
-    begun: Instant,
+    pub(in crate::gate) begun: Instant,
 }
 
 impl Pass {

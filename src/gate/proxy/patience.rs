@@ -16,8 +16,9 @@ pub(super) type Timer = Pin<Box<Sleep>>;
 /// How long nothing may happen.
 pub(super) struct Patience {
     limit: Duration,
-    /// When something has happened last.
+    /// When something has happened last, as far as the clock was asked: that is done only when there is something to wait for.
     since: Instant,
+    has_moved: bool,
     /// It is made when there is something to wait for. It may be set to a time before the limit is over.
     pub(super) timer: Option<Timer>,
     /// How the request's body gets on, if it has one: as long as it does, the application may well wait for the rest.
@@ -25,19 +26,22 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// From now on, with a timer that is there already, if one is.
-    pub(super) fn new(limit: Duration, request: Option<Arc<Progress>>, timer: Option<Timer>) -> Self {
-        Self { limit, since: Instant::now(), timer, request }
+    /// Since then, with a timer that is there already, if one is.
+    pub(super) fn new(limit: Duration, since: Instant, request: Option<Arc<Progress>>, timer: Option<Timer>) -> Self {
+        Self { limit, since, has_moved: false, timer, request }
     }
 
     /// Something has happened.
     pub(super) fn begin_anew(&mut self) {
-        self.since = Instant::now();
+        self.has_moved = true;
     }
 
     /// Ready when nothing has happened for that long, with whose fault it is: the application's `silence`, or that of the
     /// client, for whose request it waits.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, silence: &'static str) -> Poll<Failure> {
+        if std::mem::take(&mut self.has_moved) {
+            self.since = Instant::now();
+        }
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(self.since + self.limit)));
         loop {
             ready!(timer.as_mut().poll(cx));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper::body::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use self::connection::Connection;
 use super::resolver::Resolver;
@@ -31,8 +31,10 @@ pub(in crate::gate) struct Pool<B: Body + 'static> {
 
 /// Those without a request.
 struct Idle<B: Body + 'static> {
-    /// Each with when it was kept. The latest is the last.
-    connections: Vec<(Instant, Box<Connection<B>>)>,
+    /// Each with how many sweeps there were before it was kept: to ask the clock would cost each request. The latest is the
+    /// last.
+    connections: Vec<(u64, Box<Connection<B>>)>,
+    sweeps: u64,
     /// Whether somebody sweeps: nobody does while there is nothing to look at.
     is_swept: bool,
 }
@@ -44,7 +46,7 @@ where
 {
     /// One of connections that have a place each, and are kept for that long without a request.
     pub(in crate::gate) fn new(resolver: Resolver, places: Arc<Semaphore>, idle_timeout: Duration) -> Self {
-        let idle = Arc::new(Mutex::new(Idle { connections: Vec::new(), is_swept: false }));
+        let idle = Arc::new(Mutex::new(Idle { connections: Vec::new(), sweeps: 0, is_swept: false }));
         Self { resolver, places, idle_timeout, idle }
     }
 
@@ -77,7 +79,8 @@ where
     pub(in crate::gate) fn keep(&self, connection: Box<Connection<B>>) {
         let mut idle = lock(&self.idle);
         if idle.connections.len() < KEPT && self.places.available_permits() > 0 {
-            idle.connections.push((Instant::now(), connection));
+            let sweeps = idle.sweeps;
+            idle.connections.push((sweeps, connection));
             if !std::mem::replace(&mut idle.is_swept, true) {
                 tokio::spawn(sweep(self.idle.clone(), self.idle_timeout, self.places.clone()));
             }
@@ -96,13 +99,17 @@ where
     B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
     B::Data: Send,
 {
+    let interval = SWEEP_EVERY.min(idle_timeout);
+    // The first one may come at once.
+    let most = u64::try_from(idle_timeout.as_nanos().div_ceil(interval.as_nanos())).unwrap_or(u64::MAX);
     loop {
-        sleep(SWEEP_EVERY.min(idle_timeout)).await;
+        sleep(interval).await;
         let mut idle = lock(&idle);
+        idle.sweeps += 1;
+        let sweeps = idle.sweeps;
         let cx = &mut Context::from_waker(Waker::noop());
         let has_room = places.available_permits() > 0;
-        idle.connections
-            .retain_mut(|(since, connection)| has_room && since.elapsed() < idle_timeout && connection.is_ready(cx));
+        idle.connections.retain_mut(|(kept, connection)| has_room && sweeps - *kept <= most && connection.is_ready(cx));
         if idle.connections.is_empty() {
             idle.is_swept = false;
             return;
