@@ -149,11 +149,11 @@ pub struct Serve {
     #[arg(long, env = "PITSTOP_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = some_time)]
     pub header_timeout: Duration,
 
-    /// How long a connection is kept without a request
+    /// How long a connection is kept without a request, and how long a client may take nothing of its answer
     #[arg(long, env = "PITSTOP_IDLE_TIMEOUT", value_name = "TIME", default_value = "75s", value_parser = some_time)]
     pub idle_timeout: Duration,
 
-    /// The number of connections to the traffic listener; the next one waits
+    /// The number of connections to the traffic listener, and of those to the application; the next one waits
     #[arg(long, env = "PITSTOP_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 10_000, value_parser = connections)]
     pub max_connections: usize,
 

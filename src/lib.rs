@@ -13,7 +13,7 @@
 //!         ▼
 //!   maintenance::state         differs? then one tokio watch channel says so
 //!         │
-//!         ├──▶ gate            503 and the reason, in the client's format       :8503
+//!         ├──▶ gate            503 and the reason, in the client's format; off: the application's answer  :8503
 //!         └──▶ admin           /readyz, /livez, /healthz, /maintenance, /metrics  :9503
 //! ```
 //!

@@ -1,6 +1,10 @@
 //! The traffic listener: a request is refused with the reason, in the format that the client asks for, or, where there is
 //! an application behind this and maintenance mode is off, forwarded to it. In maintenance an operator may let some
 //! through, or let them wait for its end.
+//!
+//! The way of one request: `admission` asks the pure `verdict` what becomes of it, as the state and the `policy` say.
+//! Refused, it gets a `page` in its `format`. Let in, `proxy` makes of it what the application gets, sends it on a
+//! connection of `upstream`, and passes the answer on.
 
 pub mod admission;
 pub mod format;

@@ -15,15 +15,14 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::outgoing::{Outgoing, Progress};
 use super::pass::Pass;
 use super::patience::Patience;
-use super::{Failure, Outgoing, Progress, Proxy, headers};
+use super::received::Received;
+use super::{Exchanged, Failure, Proxy, headers};
 use crate::gate::discard;
 use crate::gate::upstream::http2::{Multiplexed, OpenError, Place, Running};
 use crate::gate::upstream::{InFlight, UNHEARD_FOR};
-
-/// The head of an answer, the stream on which the rest comes, and for how long.
-type Exchanged = (Response<Streamed>, Patience);
 
 /// A request that was not answered.
 struct Lost {
@@ -34,7 +33,7 @@ struct Lost {
 
 impl Proxy {
     /// Sends a request: where the application has not taken it up, or has closed the connection meanwhile, once more.
-    pub(super) async fn exchange_multiplexed(
+    pub(super) async fn exchange_http2(
         &self,
         multiplexed: &Multiplexed,
         request: Request<Outgoing>,
@@ -117,7 +116,8 @@ impl Proxy {
                 let sending = upload.map(|upload| Sending(tokio::spawn(upload)));
                 let left = length(is_head, &response);
                 let stream = |stream| Stream { stream, left, _sending: sending, progress, running };
-                return Ok((response.map(|received| Streamed(Some(stream(received)))), patience));
+                let response = response.map(|received| Received::Http2(Streamed(Some(stream(received)))));
+                return Ok((response, None, patience));
             }
             Err(failure) => failure,
         };

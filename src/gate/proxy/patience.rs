@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Failure, Progress};
+use super::failure::Failure;
+use super::outgoing::Progress;
 
 /// A timer, which goes from request to request: it is put off only when its time has come.
 pub(super) type Timer = Pin<Box<Sleep>>;
