@@ -45,6 +45,18 @@ fn holds(gate: &Sidecar, number: u64) {
     assert_eq!(gate.metric("pitstop_requests_held"), number as f64);
 }
 
+/// Ends maintenance and begins it anew. Returns a client that waits then.
+#[track_caller]
+fn held_anew(gate: &Sidecar) -> Client {
+    open(gate);
+    eventually("it is over", || gate.is_off());
+    close(gate);
+    let mut client = Client::of(gate);
+    client.send(GET);
+    holds(gate, 1);
+    client
+}
+
 #[test]
 fn who_comes_in_time_is_answered_when_it_is_over() {
     let application = Application::answering(OK);
@@ -95,12 +107,7 @@ fn only_the_first_moments_are_waited_out() {
     assert_eq!(Client::of(&gate).ask(GET).status(), 503);
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     // Until it begins anew.
-    open(&gate);
-    eventually("it is over", || gate.is_off());
-    close(&gate);
-    let mut client = Client::of(&gate);
-    client.send(GET);
-    holds(&gate, 1);
+    let mut client = held_anew(&gate);
     open(&gate);
     assert_eq!(client.answer().status(), 200);
     assert_eq!((outcome(&gate, "refused"), application.asked().len()), (2.0, 1));
@@ -258,12 +265,7 @@ fn maintenance_that_was_on_before_is_not_waited_for() {
     fs::write(directory.path().join("MAINTENANCE"), "Updating").unwrap();
     let gate = Sidecar::sharing(directory, |command| application.behind(command.args(["--hold", "1h"])));
     assert_eq!(Client::of(&gate).ask(GET).text(), "Updating\n");
-    open(&gate);
-    eventually("it is over", || gate.is_off());
-    close(&gate);
-    let mut client = Client::of(&gate);
-    client.send(GET);
-    holds(&gate, 1);
+    held_anew(&gate);
 }
 
 #[test]
