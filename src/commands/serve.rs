@@ -109,7 +109,13 @@ fn serve_traffic(
 ) -> io::Result<impl Future<Output = io::Result<()>>> {
     let (report, served) = oneshot::channel();
     thread::Builder::new().name("traffic".to_owned()).spawn(move || {
-        let served = runtime().and_then(|runtime| runtime.block_on(traffic.serve(gate, cuts, stop)));
+        let served = runtime().and_then(|runtime| {
+            runtime.block_on(async {
+                traffic.serve(gate.clone(), cuts, stop).await?;
+                gate.finished().await;
+                Ok(())
+            })
+        });
         let _ = report.send(served);
     })?;
     Ok(async { served.await.map_err(io::Error::other)? })

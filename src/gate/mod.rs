@@ -30,7 +30,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use jiff::Timestamp;
 use prometheus::IntCounter;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use self::admission::{Admission, Policies};
@@ -50,6 +50,9 @@ use crate::metrics::Requests;
 const DISCARD: usize = 1024 * 1024;
 /// For how long.
 const DISCARD_FOR: Duration = Duration::from_secs(5);
+
+/// How often to ask whether requests are still in flight, when the process is about to end.
+const ASK: Duration = Duration::from_millis(20);
 
 /// Refuses requests, or forwards them.
 #[derive(Clone)]
@@ -131,6 +134,14 @@ impl Gate {
                 cuts.cut();
                 let _ = state.wait_for(|state| !matches!(state.mode(), Mode::On(_))).await;
             }
+        }
+    }
+
+    /// Waits until the application is at work on none of the requests that were let in, also of those whose clients have left.
+    pub async fn finished(&self) {
+        let Some(forwarding) = &self.0.forwarding else { return };
+        while forwarding.requests.in_flight.get() > 0 {
+            sleep(ASK).await;
         }
     }
 

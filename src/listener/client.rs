@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -48,6 +48,11 @@ impl Client {
     pub(super) fn new(stream: TcpStream, address: IpAddr, cuts: Cuts, place: OwnedSemaphorePermit) -> Self {
         let activity = Arc::new(Activity::new(address, cuts));
         Self { stream: TokioIo::new(stream), unread: Bytes::new(), place: Some(place), activity }
+    }
+
+    /// Lets the system ask whether the other host is still there, when nothing has come for a while.
+    pub fn find_out_if_gone(&self) {
+        let _ = find_out_if_gone(self.stream.inner());
     }
 
     pub(super) fn activity(&self) -> &Arc<Activity> {
@@ -151,6 +156,16 @@ impl Drop for Client {
             runtime.spawn(linger(stream, self.place.take()));
         }
     }
+}
+
+/// Lets the system ask whether the other host is still there, when nothing has come for a while.
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn find_out_if_gone(stream: &TcpStream) -> io::Result<()> {
+    let alive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    SockRef::from(stream).set_tcp_keepalive(&alive)
 }
 
 /// Waits until the client has closed its direction, or all of the connection, whatever is still to be read of it: hyper,

@@ -21,6 +21,9 @@ use super::streams::Streams;
 use super::{BoxError, HttpService, Limits};
 use crate::shutdown::Stop;
 
+/// How much of the bodies on an HTTP/2 connection is taken before somebody reads them, in bytes: all of it is kept in memory.
+const WINDOW: u32 = 256 * 1024;
+
 /// hyper, set up for both protocols.
 #[derive(Debug)]
 pub(super) struct Engines {
@@ -46,6 +49,7 @@ impl Engines {
     fn http2(&self, streams: Streams) -> http2::Builder<Streams> {
         let mut http2 = http2::Builder::new(streams);
         http2.max_header_list_size(self.header_size).max_concurrent_streams(128);
+        http2.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
         http2
     }
 }
@@ -138,6 +142,7 @@ where
             if (!asked || cuts.has_changed().unwrap_or(false)) && next_cut.as_mut().poll(cx).is_ready() {
                 cuts.mark_unchanged();
                 next_cut.set(cut(cuts.clone()));
+                asked = false;
                 // Most answers hear of it when hyper asks for more of them.
                 cuts_now = true;
                 continue;

@@ -29,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::warn;
 
-pub use self::client::{Client, Upgraded};
+pub use self::client::{Client, Upgraded, find_out_if_gone};
 use self::connection::Engines;
 pub use self::cut::{Cut, Cuts};
 pub use self::exchange::{RequestBody, Upgrade};

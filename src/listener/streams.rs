@@ -39,10 +39,9 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 /// being cut. Dropped before its end, it is reset.
 async fn run(stream: impl Future<Output = ()>, progress: Arc<Progress>, activity: Arc<Activity>, patience: Duration) {
     let mut stream = pin!(stream);
-    // Whoever was let in before a cut ends with it: there is but one to wait for.
-    let cuts = activity.cuts.next();
-    let mut cut = pin!(cut(cuts.clone()));
-    let mut heard = false;
+    let mut cuts = activity.cuts.next();
+    let mut next_cut = pin!(cut(cuts.clone()));
+    let (mut asked, mut cuts_now) = (false, false);
     let mut timer = pin!(None::<Sleep>);
     let mut parts = 0;
     poll_fn(|cx| {
@@ -50,13 +49,16 @@ async fn run(stream: impl Future<Output = ()>, progress: Arc<Progress>, activity
             if stream.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            if !heard && cut.as_mut().poll(cx).is_ready() {
-                heard = true;
-                continue;
-            }
-            if heard && progress.is_deaf() {
+            if std::mem::take(&mut cuts_now) && progress.is_deaf() {
                 return Poll::Ready(());
             }
+            if (!asked || cuts.has_changed().unwrap_or(false)) && next_cut.as_mut().poll(cx).is_ready() {
+                cuts.mark_unchanged();
+                next_cut.set(cut(cuts.clone()));
+                (asked, cuts_now) = (false, true);
+                continue;
+            }
+            asked = true;
             if !progress.waits_for_client() {
                 timer.set(None);
                 return Poll::Pending;

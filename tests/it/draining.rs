@@ -328,6 +328,91 @@ fn on_sigterm_requests_that_run_finish() {
     assert_eq!(gate.ended(), Some(0));
 }
 
+#[test]
+fn on_sigterm_work_that_nobody_waits_for_finishes_as_well() {
+    let slow = Slow::new("", OK);
+    let mut gate = slow.application.gate_with(&["--shutdown-delay", "0"]);
+    // A client of HTTP/2, since that it leaves is seen at once.
+    http2(&gate, async |mut sender| {
+        tokio::spawn(sender.send_request(Request::get("http://shop/").body(whole("")).unwrap()));
+        while slow.application.asked().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    gate.signal("TERM");
+    eventually("it drains", || gate.log().contains("accepting no more connections"));
+    let mut wait = wait_in(gate.path());
+    wait.keeps_asking();
+    drop(slow.let_go);
+    assert_eq!(wait.ended(), enabled());
+    assert_eq!(gate.ended(), Some(0));
+}
+
+#[test]
+fn a_request_that_has_waited_over_a_cut_hears_of_the_next() {
+    let slow = Slow::new("", OK);
+    // No other timer wakes its connection.
+    let flags = ["--hold", "1h", "--drain-timeout", "300ms", "--header-timeout", "1h", "--idle-timeout", "1h"];
+    let gate = slow.application.gate_with(&flags);
+    let switch = |on: bool| match on {
+        true => {
+            fs::write(gate.file(), "Updating").unwrap();
+            eventually("it is closed", || gate.is_on(Some("Updating")));
+        }
+        false => fs::remove_file(gate.file()).unwrap(),
+    };
+    // One that is cut tells when that is.
+    let mut first = Client::of(&gate);
+    first.send(get("/"));
+    eventually("the application has it", || slow.application.asked().len() == 1);
+    switch(true);
+    let mut held = Client::of(&gate);
+    held.send(get("/"));
+    eventually("it is held", || gate.state()["held"] == 1);
+    assert_eq!(first.answer().status(), 503);
+    switch(false);
+    eventually("the application has the other", || slow.application.asked().len() == 2);
+    switch(true);
+    assert_eq!(held.answer().status(), 503);
+    assert_eq!(outcome(&gate, "cut"), 2.0);
+    drop(slow.let_go);
+}
+
+#[test]
+fn nor_does_a_cut_that_is_past_end_an_answer() {
+    const LENGTH: usize = 5_000_000;
+    let application = Application::new(|visitor| {
+        while let Some(request) = visitor.request() {
+            if request.target() == "/cut" {
+                visitor.bytes(1);
+                return;
+            }
+            visitor.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"));
+            visitor.write(vec![b'x'; LENGTH]);
+        }
+    });
+    let gate = application.gate_with(&["--hold", "1h", "--drain-timeout", "300ms"]);
+    let mut first = Client::of(&gate);
+    first.send(get("/cut"));
+    eventually("the application has it", || application.asked().len() == 1);
+    fs::write(gate.file(), "Updating").unwrap();
+    eventually("it is closed", || gate.is_on(Some("Updating")));
+    http2(&gate, async |mut sender| {
+        let request = Request::get("http://shop/").body(whole("")).unwrap();
+        let held = tokio::spawn(sender.send_request(request));
+        while gate.state()["held"] != 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // By then it was cut, had it not been held.
+        tokio::task::spawn_blocking(move || assert_eq!(first.answer().status(), 503)).await.unwrap();
+        fs::remove_file(gate.file()).unwrap();
+        let answer = held.await.unwrap().unwrap();
+        // It is more than the client takes unasked.
+        eventually("the application has it", || application.asked().len() == 2);
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), LENGTH);
+    });
+}
+
 // A real application server.
 
 /// waitress, which is what pserve serves with, with an application that takes its time.

@@ -62,7 +62,6 @@ fn only_what_belongs_to_the_connection_is_changed() {
         ("cookie", "c=1; d=\"2\""),
         ("forwarded", "for=192.0.2.1"),
         ("host", "shop.example:8080"),
-        ("http2-settings", "AA"),
         ("user-agent", "me"),
         ("via", "1.1 edge"),
         ("x-empty", ""),
@@ -257,6 +256,77 @@ fn trailers_both_ways() {
     // Who has not said that it takes trailers gets none.
     let answer = ask(&gate, request(""));
     assert_eq!((answer.text().as_str(), answer.trailers.len(), answer.is_complete), ("the answer", 0, true));
+}
+
+#[test]
+fn trailers_end_an_answer() {
+    let chunked =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n";
+    let application = Application::answering(chunked);
+    let gate = application.gate();
+    let mut client = Client::of(&gate);
+    for _ in 0..3 {
+        let answer = client.ask("GET / HTTP/1.1\r\nHost: shop\r\nTE: trailers\r\nConnection: te\r\n\r\n");
+        assert_eq!((answer.text().as_str(), answer.trailers.len()), ("ok", 1));
+    }
+    eventually("none is at work", || gate.metric("pitstop_requests_in_flight") == 0.0);
+    assert_eq!(application.connections(), 1);
+}
+
+#[test]
+fn of_two_lengths_of_an_answer_chunks_count() {
+    let body = "5\r\nhello\r\n0\r\n\r\n";
+    let application = Application::answering(format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+    ));
+    let gate = application.gate();
+    let mut client = Client::of(&gate);
+    for _ in 0..2 {
+        let answer = client.get("/");
+        assert_eq!((answer.text().as_str(), answer.is_complete), ("hello", true));
+        assert_eq!(answer.header("content-length"), None);
+    }
+}
+
+#[test]
+fn a_client_cannot_unsay_what_proxies_have_said() {
+    let application = Application::answering(OK);
+    let gate = application.gate();
+    ask(
+        &gate,
+        "GET / HTTP/1.1\r\nHost: shop\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Real-IP: 192.0.2.1\r\n\
+         Forwarded: for=192.0.2.1\r\nVia: 1.1 edge\r\nX-Mine: 1\r\n\
+         Connection: X-Forwarded-For, x-forwarded-proto, X-Real-IP, Forwarded, Via, X-Mine\r\n\r\n",
+    );
+    let asked = only(&application);
+    assert_eq!(asked.header("x-forwarded-for").as_deref(), Some("192.0.2.1, 127.0.0.1"));
+    for (name, value) in [
+        ("x-forwarded-proto", Some("https")),
+        ("x-real-ip", Some("192.0.2.1")),
+        ("forwarded", Some("for=192.0.2.1")),
+        ("via", Some("1.1 edge")),
+        ("x-mine", None),
+    ] {
+        assert_eq!(asked.header(name).as_deref(), value, "{name}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_its_upload_is_no_failure_of_the_application() {
+    let application = Application::new(|visitor| {
+        let mut message = visitor.head().unwrap();
+        visitor.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+        visitor.body(&mut message);
+    });
+    let gate = application.gate();
+    let mut client = Client::of(&gate);
+    client.send("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 8\r\n\r\nhalf");
+    Message::head(&mut client.0).unwrap();
+    eventually("it is at work", || gate.metric("pitstop_requests_in_flight") == 1.0);
+    drop(client);
+    eventually("it is over", || gate.metric("pitstop_requests_in_flight") == 0.0);
+    assert!(!gate.log().contains("the application at"), "{}", gate.log());
+    assert!(!gate.admin("/metrics").body.contains("pitstop_upstream_errors_total{"));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! WebSockets through the gate: a real server and a real client, PyPI's websockets in target/test-venv.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::application::{Application, Client};
+use crate::application::{Application, Client, Message};
 use crate::fixture::{DEADLINE, Printed, Sidecar, eventually};
 
 /// Sends back what it is sent. Prints its port, and how each connection has ended.
@@ -158,5 +158,103 @@ fn a_switch_that_nobody_has_asked_for_is_none() {
         assert_eq!(answer.status(), 502, "{asked:?}, {answered}");
         gate.logs("switches to a protocol that it was not asked for");
         assert_eq!(gate.metric("pitstop_upstream_errors_total{cause=\"protocol\"}"), 1.0);
+    }
+}
+
+const SWITCH: &str = "GET /socket HTTP/1.1\r\nHost: shop\r\nConnection: upgrade\r\nUpgrade: own\r\n\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: own\r\n\r\n";
+
+/// A client after a switch of protocols.
+fn switched(gate: &Sidecar) -> Client {
+    let mut client = Client::of(gate);
+    client.send(SWITCH);
+    assert_eq!(Message::head(&mut client.0).unwrap().status(), 101);
+    client
+}
+
+#[test]
+fn either_direction_ends_by_itself() {
+    let application = Application::new(|visitor| {
+        visitor.request();
+        visitor.write(SWITCHED);
+        // Until the client has ended its direction.
+        assert_eq!(visitor.bytes(100), b"hello");
+        visitor.write("bye");
+    });
+    let gate = application.gate();
+    let mut client = switched(&gate);
+    client.send("hello");
+    client.0.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    let mut said = String::new();
+    client.0.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "bye");
+    eventually("it is over", || gate.metric("pitstop_requests_in_flight") == 0.0);
+}
+
+#[test]
+fn who_leaves_is_heard_of() {
+    let application = Application::new(|visitor| {
+        visitor.request();
+        visitor.write(SWITCHED);
+        // It says nothing of its own.
+        visitor.bytes(1);
+    });
+    let gate = application.gate();
+    let client = switched(&gate);
+    eventually("it is at work", || gate.metric("pitstop_requests_in_flight") == 1.0);
+    drop(client);
+    eventually("the application has heard of it", || gate.metric("pitstop_requests_in_flight") == 0.0);
+
+    // And the other way round: an application that has ended is not waited for, whatever its client does.
+    let application = Application::new(|visitor| {
+        visitor.request();
+        visitor.write(SWITCHED);
+        visitor.close_half();
+        visitor.bytes(1);
+    });
+    let gate = application.gate();
+    let mut client = switched(&gate);
+    eventually("it is over", || gate.metric("pitstop_requests_in_flight") == 0.0);
+    let mut said = String::new();
+    client.0.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "");
+}
+
+#[test]
+fn a_request_that_is_not_complete_keeps_nobody_waiting() {
+    for flags in [["--drain-timeout", "300ms"], ["--upstream-timeout", "300ms"]] {
+        let application = Application::new(|visitor| {
+            visitor.head();
+            visitor.write(SWITCHED);
+            visitor.bytes(1);
+        });
+        let gate = application.gate_with(&flags);
+        let mut client = Client::of(&gate);
+        client.send(SWITCH.replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\n"));
+        eventually("it is at work", || gate.metric("pitstop_requests_in_flight") == 1.0);
+        let status = if flags[0] == "--drain-timeout" {
+            fs::write(gate.file(), "Updating").unwrap();
+            503
+        } else {
+            504
+        };
+        assert_eq!(client.answer().status(), status);
+        eventually("it is over", || gate.metric("pitstop_requests_in_flight") == 0.0);
+    }
+}
+
+#[test]
+fn http_2_is_not_switched_to() {
+    let application = Application::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let gate = application.gate();
+    for protocols in ["h2c", "own, h2c", "H2C", "own,h2"] {
+        let answer = Client::of(&gate).ask(format!(
+            "GET / HTTP/1.1\r\nHost: shop\r\nConnection: upgrade\r\nUpgrade: {protocols}\r\nHTTP2-Settings: AA\r\n\r\n"
+        ));
+        assert_eq!(answer.status(), 200);
+    }
+    for asked in application.asked() {
+        let message = asked.message;
+        assert_eq!((message.header("upgrade"), message.header("http2-settings")), (None, None));
     }
 }

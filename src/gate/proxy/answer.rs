@@ -103,11 +103,13 @@ impl Body for Answer {
         match frame {
             Poll::Ready(Some(Ok(frame))) => {
                 answer.patience.begin_anew();
-                if answer.body.is_end_stream() {
+                // Nothing follows trailers, and nobody asks whether something does.
+                if frame.is_trailers() || answer.body.is_end_stream() {
                     answer.end(cx);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
+            Poll::Ready(Some(Err(_))) if answer.patience.is_client_gone() => answer.fail(Failure::ClientGone, cx),
             Poll::Ready(Some(Err(failure))) => answer.fail(failure, cx),
             Poll::Ready(None) => {
                 answer.end(cx);

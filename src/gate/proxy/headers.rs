@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 use hyper::header::{
-    CONNECTION, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Response, StatusCode, Uri, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -79,8 +81,19 @@ pub(in crate::gate) fn of_request(
 /// Whether any of these is about the connection. Most messages have none, and one look at their names costs less than to ask
 /// for each.
 fn concern_connection(headers: &HeaderMap) -> bool {
-    let names = ["connection", "expect", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
-    headers.keys().any(|name| names.contains(&name.as_str()))
+    headers.keys().any(|name| {
+        matches!(
+            name.as_str(),
+            "connection"
+                | "expect"
+                | "http2-settings"
+                | "keep-alive"
+                | "proxy-connection"
+                | "te"
+                | "transfer-encoding"
+                | "upgrade"
+        )
+    })
 }
 
 /// Makes of a request for HTTP/1.1 one for HTTP/2: the `Host` goes into the URL, and what concerns a connection goes (RFC 9113
@@ -110,6 +123,10 @@ pub(in crate::gate) fn of_answer(headers: &mut HeaderMap, status: StatusCode) {
         return;
     }
     let protocol = headers.get(UPGRADE).filter(|_| status == StatusCode::SWITCHING_PROTOCOLS).cloned();
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // It would be another answer's (RFC 9112 §6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
     remove_hop_by_hop(headers);
     if let Some(protocol) = protocol {
         headers.insert(UPGRADE, protocol);
@@ -123,7 +140,9 @@ pub(in crate::gate) fn upgrade(headers: &HeaderMap, version: Version) -> Option<
     let protocol = headers.get(UPGRADE)?;
     let asked =
         version == Version::HTTP_11 && headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"));
-    (asked && !protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2c")).then(|| protocol.clone())
+    let names = protocol.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let mut names_http2 = names.filter(|name| name.to_ascii_lowercase().starts_with(b"h2"));
+    (asked && names_http2.next().is_none()).then(|| protocol.clone())
 }
 
 /// Whether an answer goes on in one of the protocols that its request has named (RFC 9110 §7.8).
@@ -149,13 +168,20 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
                 tokens.filter_map(|token| HeaderName::from_bytes(token).ok()).collect::<Vec<_>>()
             })
             .collect();
-        for name in named {
+        for name in named.into_iter().filter(|name| !is_of_proxies(name)) {
             headers.remove(name);
         }
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+    for name in [HTTP2_SETTINGS, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
+}
+
+/// Whether a header says what those in front have seen. A client that names one in `Connection` would have them unsaid;
+/// whoever may send it must not name it there (RFC 9110 §7.6.1).
+fn is_of_proxies(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "via" | "x-real-ip")
 }
 
 /// Whether a list has this token, whatever its parameters.

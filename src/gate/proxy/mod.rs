@@ -20,6 +20,7 @@ use hyper::body::Body;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use tokio::time::timeout;
 use tracing::warn;
 
 pub(super) use self::answer::Answer;
@@ -89,7 +90,14 @@ impl Proxy {
         if head.status == StatusCode::SWITCHING_PROTOCOLS
             && let Some(connection) = connection.take()
         {
-            if let Some((upstream, early)) = connection.upgraded().await {
+            let upgraded = tokio::select! {
+                upgraded = timeout(self.patience, connection.upgraded()) => {
+                    upgraded.map_err(|_| Failure::Timeout("does not go on after its switch of protocols"))
+                }
+                () = pass.cut() => Err(Failure::Cut),
+            };
+            let upgraded = upgraded.inspect_err(|failure| self.report(failure, &mut pass))?;
+            if let Some((upstream, early)) = upgraded {
                 client.then(move |client| upgrade::pass_on(client, upstream, early, pass));
             }
             return Ok(Response::from_parts(head, None));

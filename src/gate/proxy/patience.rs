@@ -37,6 +37,11 @@ impl Patience {
         self.has_moved = true;
     }
 
+    /// Whether the client has left in the middle of the request's body.
+    pub(super) fn is_client_gone(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| request.broken.load(Relaxed))
+    }
+
     /// Ready when nothing has happened for that long, with whose fault it is: the application's `silence`, or that of the
     /// client, for whose request it waits.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, silence: &'static str) -> Poll<Failure> {

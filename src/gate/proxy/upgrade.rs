@@ -2,28 +2,31 @@
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncWriteExt, copy, split};
 
 use super::pass::{Outcome, Pass};
 use crate::gate::upstream::http1::connection::Stream;
 use crate::listener::Upgraded;
 
-/// Passes on what either says to the other, until both have ended, or the time to finish is over.
-pub(super) async fn pass_on(mut client: Upgraded, upstream: Stream, early: Bytes, mut pass: Pass) {
-    let mut upstream = TokioIo::new(upstream);
-    let both = async {
-        client.write_all(&early).await?;
-        copy_bidirectional(&mut client, &mut upstream).await
+/// Passes on what either says to the other, and that it has ended, until both have, or the time to finish is over.
+pub(super) async fn pass_on(client: Upgraded, upstream: Stream, early: Bytes, mut pass: Pass) {
+    client.inner().find_out_if_gone();
+    let held = upstream.held();
+    let (mut from_client, mut to_client) = split(client);
+    let (mut from_upstream, mut to_upstream) = split(TokioIo::new(upstream));
+    let down = async {
+        to_client.write_all(&early).await?;
+        copy(&mut from_upstream, &mut to_client).await?;
+        Stream::release(&held);
+        to_client.shutdown().await
     };
-    let ended = tokio::select! {
-        ended = both => Some(ended),
-        () = pass.cut() => None,
+    let up = async {
+        copy(&mut from_client, &mut to_upstream).await?;
+        to_upstream.shutdown().await
     };
-    match ended {
-        // Both have said all that they had to.
-        Some(Ok(_)) => upstream.inner().release(),
-        // The client has left: the application hears of it, and closes.
-        Some(Err(_)) => {}
-        None => pass.outcome = Some(Outcome::Cut),
+    tokio::select! {
+        // If one of them has left, the other hears of it, and closes.
+        _ = async { tokio::try_join!(down, up) } => {}
+        () = pass.cut() => pass.outcome = Some(Outcome::Cut),
     }
 }

@@ -4,14 +4,11 @@ pub(in crate::gate) mod http1;
 pub(in crate::gate) mod http2;
 pub(in crate::gate) mod resolver;
 
-use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
 use hyper::Uri;
 use prometheus::IntGauge;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 
 use self::resolver::Resolver;
 use crate::maintenance::state::Permits;
@@ -123,10 +120,4 @@ impl Drop for InFlight {
             in_flight.dec();
         }
     }
-}
-
-/// Lets the system ask whether the other host is still there, when nothing has come for a while.
-pub(in crate::gate) fn find_out_if_gone(stream: &TcpStream) -> io::Result<()> {
-    let alive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
-    SockRef::from(stream).set_tcp_keepalive(&alive)
 }

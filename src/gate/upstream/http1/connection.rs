@@ -18,7 +18,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use crate::gate::upstream::resolver::Resolver;
-use crate::gate::upstream::{HEADER_LINES, InFlight, UNHEARD_FOR, find_out_if_gone};
+use crate::gate::upstream::{HEADER_LINES, InFlight, UNHEARD_FOR};
+use crate::listener::find_out_if_gone;
 
 /// How much of a message is kept in memory at a time, in bytes, and how long the head of an answer may be. hyper's 400 KiB
 /// would be kept for each client that does not read.
@@ -39,7 +40,7 @@ pub(in crate::gate) struct Connection<B: Body + 'static> {
 }
 
 /// What is held for the request that runs on a connection.
-type Held = Arc<Mutex<Option<InFlight>>>;
+pub(in crate::gate) type Held = Arc<Mutex<Option<InFlight>>>;
 
 impl<B> Connection<B>
 where
@@ -54,7 +55,7 @@ where
     pub(in crate::gate) async fn open(resolver: &Resolver, place: OwnedSemaphorePermit) -> io::Result<Box<Self>> {
         let stream = TokioIo::new(resolver.connect().await?);
         let held = Held::default();
-        let stream = Stream { stream: Some(stream), held: held.clone(), place: Some(place) };
+        let stream = Stream { stream: Some(stream), held: held.clone(), place: Some(place), is_upgraded: false };
         let (sender, engine) = http1::Builder::new()
             .max_headers(HEADER_LINES)
             .max_buf_size(BUFFER)
@@ -98,7 +99,12 @@ where
         })
         .await;
         let parts = self.engine?.into_parts();
-        Some((parts.io, parts.read_buf))
+        let mut stream = parts.io;
+        stream.is_upgraded = true;
+        if let Some(stream) = &stream.stream {
+            let _ = find_out_if_gone(stream.inner());
+        }
+        Some((stream, parts.read_buf))
     }
 
     /// Whether it is over.
@@ -121,12 +127,19 @@ pub(in crate::gate) struct Stream {
     stream: Option<TokioIo<TcpStream>>,
     held: Held,
     place: Option<OwnedSemaphorePermit>,
+    /// Whether it speaks HTTP no longer.
+    is_upgraded: bool,
 }
 
 impl Stream {
-    /// The application has closed: it is at work no longer.
-    pub(in crate::gate) fn release(&self) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// The application has closed, or its direction at least: it is at work no longer.
+    pub(in crate::gate) fn release(held: &Held) {
+        held.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// What is held while the application is at work.
+    pub(in crate::gate) fn held(&self) -> Held {
+        self.held.clone()
     }
 }
 
@@ -212,6 +225,6 @@ impl Write for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // In the middle of a request it is shut down by who waits for the application.
         let at_work = self.held.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if at_work { Poll::Ready(Ok(())) } else { self.inner()?.poll_shutdown(cx) }
+        if at_work && !self.is_upgraded { Poll::Ready(Ok(())) } else { self.inner()?.poll_shutdown(cx) }
     }
 }

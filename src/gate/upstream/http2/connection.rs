@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::OpenError;
-use crate::gate::upstream::find_out_if_gone;
 use crate::gate::upstream::resolver::Resolver;
+use crate::listener::find_out_if_gone;
 
 /// How much of an answer that its client does not read is kept, in bytes: the application has to wait then.
 const WINDOW: u32 = 256 * 1024;
@@ -51,6 +51,8 @@ pub(super) struct Engine {
     pub(super) http: h2::client::Connection<Socket>,
     /// To be dropped when the application is at work on none of its requests any more.
     pub(super) open: watch::Sender<()>,
+    /// Whether the application has closed it.
+    pub(super) is_closed: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -59,8 +61,8 @@ impl Connection {
         let stream = resolver.connect().await.map_err(OpenError::Connect)?;
         find_out_if_gone(&stream).map_err(OpenError::Connect)?;
         let heard = Arc::<AtomicUsize>::default();
-        let is_http1 = Arc::<AtomicBool>::default();
-        let socket = Socket { stream, heard: heard.clone(), is_http1: is_http1.clone() };
+        let (is_http1, is_closed) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let socket = Socket { stream, heard: heard.clone(), is_http1: is_http1.clone(), is_closed: is_closed.clone() };
         let failed = |error: h2::Error| match () {
             () if is_http1.load(Relaxed) => OpenError::Http1,
             () if heard.load(Relaxed) == 0 => OpenError::Closed,
@@ -76,7 +78,7 @@ impl Connection {
         .await?;
         let (open, closed) = watch::channel(());
         let connection = Self { sender, running: AtomicUsize::new(0), used: AtomicUsize::new(0), heard, closed };
-        Ok((connection, Engine { http, open }))
+        Ok((connection, Engine { http, open, is_closed }))
     }
 
     /// Whether a request can be sent on it: not after `GOAWAY`, nor when all numbers of streams are used up.
@@ -112,19 +114,24 @@ pub(super) struct Socket {
     stream: TcpStream,
     heard: Arc<AtomicUsize>,
     is_http1: Arc<AtomicBool>,
+    is_closed: Arc<AtomicBool>,
 }
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut socket.stream).poll_read(cx, buffer))?;
-        if let Some(read @ [_, ..]) = buffer.filled().get(before..)
-            && socket.heard.fetch_add(1, Relaxed) == 0
-        {
-            socket.is_http1.store(read.starts_with(b"HTTP/"), Relaxed);
+        let result = ready!(Pin::new(&mut socket.stream).poll_read(cx, buffer));
+        match buffer.filled().get(before..) {
+            Some(read @ [_, ..]) => {
+                if socket.heard.fetch_add(1, Relaxed) == 0 {
+                    socket.is_http1.store(read.starts_with(b"HTTP/"), Relaxed);
+                }
+            }
+            // Its end, or a failure.
+            _ => socket.is_closed.store(true, Relaxed),
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(result)
     }
 }
 

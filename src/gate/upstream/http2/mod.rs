@@ -123,7 +123,7 @@ impl Connections {
 /// Works on a connection until it is closed. It is closed here when nobody can send a request on it any more and the last one
 /// has ended.
 async fn drive(engine: Engine, connection: Weak<Connection>, connections: Arc<Connections>, idle_for: Duration) {
-    let Engine { mut http, open } = engine;
+    let Engine { mut http, open, is_closed } = engine;
     let (mut used, mut due) = (0, Instant::now() + idle_for);
     let ended = loop {
         tokio::select! {
@@ -142,10 +142,10 @@ async fn drive(engine: Engine, connection: Weak<Connection>, connections: Arc<Co
     }
     if let Err(error) = ended {
         debug!("a connection to the application failed: {error}");
-        if error.is_library() {
-            // It was closed here, which the application has yet to notice.
-            sleep(UNHEARD_FOR).await;
-        }
+    }
+    if !is_closed.load(Relaxed) {
+        // It was closed here, which the application has yet to notice.
+        sleep(UNHEARD_FOR).await;
     }
     drop(open);
 }
