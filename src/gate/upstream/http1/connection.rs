@@ -23,7 +23,7 @@ use crate::listener::find_out_if_gone;
 
 /// How much of a message is kept in memory at a time, in bytes, and how long the head of an answer may be. hyper's 400 KiB
 /// would be kept for each client that does not read.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 256 * 1024;
 /// How much an application may send that nobody hears, in bytes, before it is told by a reset.
 const UNHEARD: usize = 1024 * 1024;
 
