@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use crate::gate::policy::network::Network;
+use crate::gate::policy::network::{Network, NetworkError};
 use crate::gate::policy::{AllowedMethod, AllowedPath};
 use crate::gate::upstream::Upstream;
 use crate::log;
@@ -97,7 +97,7 @@ Examples:
   PITSTOP_FILE=/pod/MAINTENANCE:/fleet/MAINTENANCE pitstop serve
   pitstop serve --upstream http://127.0.0.1:3000 --hold 5s
   pitstop serve --upstream http://127.0.0.1:3000 --allow-method GET,HEAD,OPTIONS --allow-path /webhooks/
-  pitstop serve --upstream http://127.0.0.1:3000 --allow-from 192.0.2.0/24 --trusted-proxy 10.0.0.0/8
+  pitstop serve --upstream http://127.0.0.1:3000 --allow-from 192.0.2.0/24 --trusted-proxy 10.0.0.7
   pitstop serve --upstream http://127.0.0.1:3000 --bypass-token-file /run/secrets/bypass/token
 
 What is let through in maintenance (--allow-…, --bypass-token-file) is the operator's own risk:
@@ -154,7 +154,7 @@ pub struct Serve {
     pub idle_timeout: Duration,
 
     /// The number of connections to the traffic listener, and of those to the application; the next one waits
-    #[arg(long, env = "PITSTOP_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 10_000, value_parser = connections)]
+    #[arg(long, env = "PITSTOP_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 10_000, value_parser = number)]
     pub max_connections: usize,
 
     /// What is let through in maintenance, or waits.
@@ -174,14 +174,14 @@ pub struct Policies {
     pub hold: Option<Duration>,
 
     /// How many may wait at a time; the next one is refused [default: 1000]
-    #[arg(long, env = "PITSTOP_HOLD_LIMIT", value_name = "NUMBER", value_parser = places)]
+    #[arg(long, env = "PITSTOP_HOLD_LIMIT", value_name = "NUMBER", value_parser = number)]
     pub hold_limit: Option<usize>,
 
     /// Let requests with these methods through: GET,HEAD,OPTIONS is read-only maintenance
     #[arg(long, env = "PITSTOP_ALLOW_METHOD", value_name = "METHOD", value_delimiter = ',')]
     pub allow_method: Vec<AllowedMethod>,
 
-    /// Let requests for this path through, or, if it ends in a slash, for all below it
+    /// Let requests for this path through, or, if it ends in a slash, for all below it: / is everything
     #[arg(long, env = "PITSTOP_ALLOW_PATH", value_name = "PATH", value_delimiter = ',')]
     pub allow_path: Vec<AllowedPath>,
 
@@ -189,8 +189,9 @@ pub struct Policies {
     #[arg(long, env = "PITSTOP_ALLOW_FROM", value_name = "CIDR", value_delimiter = ',')]
     pub allow_from: Vec<Network>,
 
-    /// The proxies in front of this, whose X-Forwarded-For says who the client is
-    #[arg(long, env = "PITSTOP_TRUSTED_PROXY", value_name = "CIDR", value_delimiter = ',')]
+    /// The proxies in front of this, whose X-Forwarded-For says who the client is. No client may come from such an address,
+    /// not by NAT either: it could name any other
+    #[arg(long, env = "PITSTOP_TRUSTED_PROXY", value_name = "CIDR", value_delimiter = ',', value_parser = trusted_proxy)]
     pub trusted_proxy: Vec<Network>,
 
     /// Let through who gives the token in this file, by the header Pitstop-Bypass or, for 12 hours, after a visit to
@@ -417,12 +418,15 @@ fn threads(text: &str) -> Result<NonZeroUsize, String> {
         .ok_or_else(|| "it must be a number from 1 to 256".to_owned())
 }
 
-fn places(text: &str) -> Result<usize, String> {
-    let most = tokio::sync::Semaphore::MAX_PERMITS;
-    text.parse().ok().filter(|number| *number <= most).ok_or_else(|| "it must be a number".to_owned())
+fn trusted_proxy(text: &str) -> Result<Network, String> {
+    let network: Network = text.parse().map_err(|error: NetworkError| error.to_string())?;
+    match network.is_everywhere() {
+        true => Err("anybody could name any address then: give those of the proxies".to_owned()),
+        false => Ok(network),
+    }
 }
 
-fn connections(text: &str) -> Result<usize, String> {
+fn number(text: &str) -> Result<usize, String> {
     let most = usize::try_from(u32::MAX).unwrap_or(usize::MAX).min(tokio::sync::Semaphore::MAX_PERMITS);
     text.parse()
         .ok()

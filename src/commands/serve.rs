@@ -129,6 +129,9 @@ fn check(policies: &cli::Policies, upstream: Option<&Upstream>) -> Result<(), Fa
     if policies.allow_from.is_empty() && !policies.trusted_proxy.is_empty() {
         return Err(Failure::usage("--trusted-proxy says who may name the clients of --allow-from: give that, too"));
     }
+    if policies.hold.is_none() && policies.hold_limit.is_some() {
+        return Err(Failure::usage("--hold-limit says how many may wait for as long as --hold: give that, too"));
+    }
     Ok(())
 }
 

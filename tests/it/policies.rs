@@ -12,6 +12,7 @@ use crate::application::{Application, BodyOf, Client, Message, http2, whole};
 use crate::fixture::{Sidecar, eventually, pitstop};
 use crate::permits::{enabled, wait_in};
 use crate::running::{Place, failed};
+use crate::server::Server;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -56,11 +57,15 @@ fn reading_goes_on() {
     assert_eq!(status(&gate, "get /c", ""), 503);
     assert_eq!(status(&gate, "GET /c", "X-HTTP-Method-Override: DELETE\r\n"), 503);
     assert_eq!(status(&gate, "GET /c", "X_HTTP_METHOD_OVERRIDE: DELETE\r\n"), 503);
+    assert_eq!(status(&gate, "GET /c", "X.HTTP.Method.Override: DELETE\r\n"), 503);
     let websocket =
         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n";
     assert_eq!(status(&gate, "GET /c", websocket), 503);
     let mut client = Client::of(&gate);
-    assert_eq!(client.ask("GET /c HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\n\r\nhello").status(), 503);
+    for method in ["GET", "OPTIONS"] {
+        let request = format!("{method} /c HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\n\r\nhello");
+        assert_eq!(client.ask(request).status(), 503, "{method}");
+    }
     http2(&gate, async |mut sender| {
         for (method, expected) in [("GET", 200), ("PUT", 503)] {
             let request = Request::builder().method(method).uri("http://shop/d").body(whole("")).unwrap();
@@ -68,7 +73,7 @@ fn reading_goes_on() {
         }
     });
     assert_eq!(targets(&application), ["/a", "/b", "*", "/d"]);
-    assert_eq!((outcome(&gate, "allowed"), outcome(&gate, "refused"), outcome(&gate, "forwarded")), (4.0, 8.0, 0.0));
+    assert_eq!((outcome(&gate, "allowed"), outcome(&gate, "refused"), outcome(&gate, "forwarded")), (4.0, 10.0, 0.0));
     // Off, it is forwarded as ever.
     assert_eq!(gate.run(&["maintenance-mode", "--disable", "--wait"]).code, Some(0));
     assert_eq!(status(&gate, "GET /e", ""), 200);
@@ -123,8 +128,8 @@ fn the_application_sees_no_path_but_those_that_are_allowed() {
         let status = status(&gate, &format!("POST {target}"), "Content-Length: 0\r\n");
         assert!(matches!(status, 400 | 503), "{status} for {target}");
     }
-    for line in ["X-Original-URL: /admin\r\n", "X-Rewrite-URL: /admin\r\n", "X_Original_URL: /admin\r\n"] {
-        assert_eq!(status(&gate, "GET /webhooks/x", line), 503, "{line}");
+    for name in ["X-Original-URL", "X-Rewrite-URL", "X_Original_URL", "X.Original.URL", "SCRIPT_NAME", "PATH_INFO"] {
+        assert_eq!(status(&gate, "GET /webhooks/x", &format!("{name}: /admin\r\n")), 503, "{name}");
     }
     assert_eq!(targets(&application), seen);
     // What follows a fragment's sign is no part of a target. The application does not see it, either.
@@ -133,11 +138,31 @@ fn the_application_sees_no_path_but_those_that_are_allowed() {
 }
 
 #[test]
+fn a_server_that_takes_a_header_for_a_part_of_the_path_does_not_get_it() {
+    let server = Server::gunicorn(&[]);
+    let gate = server.gate_with(&["--allow-path", "/webhooks/"]);
+    let lines = "SCRIPT_NAME: /webhooks\r\n";
+    let ask = |lines: &str| Client::of(&gate).ask(format!("GET /webhooks/admin HTTP/1.1\r\nHost: shop\r\n{lines}\r\n"));
+    let path = |answer: Message| serde_json::from_str::<serde_json::Value>(&answer.text()).unwrap()["path"].clone();
+    assert_eq!(path(ask(lines)), "/admin", "what it makes of it");
+    fs::write(gate.file(), "Updating").unwrap();
+    eventually("it is in maintenance", || gate.is_on(Some("Updating")));
+    assert_eq!(ask(lines).status(), 503);
+    assert_eq!(path(ask("")), "/webhooks/admin");
+}
+
+#[test]
 fn an_address_is_let_through() {
     let application = Application::answering(OK);
     let gate = closed(&application, &["--allow-from", "192.0.2.1,127.0.0.0/8"]);
     assert_eq!(status(&gate, "POST /", "Content-Length: 0\r\n"), 200);
-    for line in ["X-Forwarded-For: 127.0.0.1", "Forwarded: for=127.0.0.1", "X-Real-IP: 127.0.0.1", "Via: 1.1 edge"] {
+    for line in [
+        "X-Forwarded-For: 127.0.0.1",
+        "X.Forwarded.For: 127.0.0.1",
+        "Forwarded: for=127.0.0.1",
+        "X-Real-IP: 127.0.0.1",
+        "Via: 1.1 edge",
+    ] {
         assert_eq!(status(&gate, "GET /", &format!("{line}\r\n")), 503, "{line}");
     }
     let gate = closed(&application, &["--allow-from", "192.0.2.1"]);
@@ -156,6 +181,11 @@ fn an_address_is_let_through() {
     assert_eq!(from("Connection: X-Forwarded-For\r\nX-Forwarded-For: 198.51.100.1\r\n"), 503);
     assert_eq!(from("Forwarded: for=192.0.2.7\r\n"), 503);
     assert_eq!(from(""), 503);
+
+    // A client that comes from where the proxies are could name itself another of them.
+    let gate = closed(&application, &["--allow-from", "10.0.0.0/8", "--trusted-proxy", "127.0.0.1,10.0.0.0/8"]);
+    assert_eq!(status(&gate, "GET /", "X-Forwarded-For: 10.1.1.1\r\n"), 503);
+    assert_eq!(status(&gate, "GET /", "X-Forwarded-For: 10.9.9.9, 10.1.1.1\r\n"), 503);
 }
 
 #[test]
@@ -261,10 +291,13 @@ fn flags_that_make_no_sense_are_told_in_a_line() {
     let gate = |arguments: &[&str]| serve(&[&["--upstream", "http://127.0.0.1:1"], arguments].concat());
     let says = "pitstop: --trusted-proxy says who may name the clients of --allow-from: give that, too\n";
     assert_eq!(gate(&["--trusted-proxy", "::1"]), failed(2, says));
+    let says = "pitstop: --hold-limit says how many may wait for as long as --hold: give that, too\n";
+    assert_eq!(gate(&["--hold-limit", "5"]), failed(2, says));
     for (flag, value, says) in [
         ("--hold <TIME>", "soon", "\"soon\" is not a length of time: write it like 90, 90s, 500ms or 1h30m"),
         ("--hold-limit <NUMBER>", "-1", ""),
-        ("--hold-limit <NUMBER>", "many", "it must be a number"),
+        ("--hold-limit <NUMBER>", "many", "it must be a number from 1 to 4294967295"),
+        ("--hold-limit <NUMBER>", "0", "it must be a number from 1 to 4294967295"),
         ("--allow-method <METHOD>", "get", "not a method: write it in upper case, such as GET"),
         ("--allow-method <METHOD>", "CONNECT", "tunnels are never forwarded"),
         ("--allow-path <PATH>", "webhooks/", "not a path such as /webhooks/: it must begin with a slash"),
@@ -275,6 +308,9 @@ fn flags_that_make_no_sense_are_told_in_a_line() {
         ),
         ("--allow-from <CIDR>", "office", "not a network such as 10.0.0.0/8 or 2001:db8::/32, nor an address"),
         ("--allow-from <CIDR>", "10.0.0.0/40", "its prefix must be a number from 0 to 32"),
+        ("--trusted-proxy <CIDR>", "0.0.0.0/0", "anybody could name any address then: give those of the proxies"),
+        ("--trusted-proxy <CIDR>", "::/0", "anybody could name any address then: give those of the proxies"),
+        ("--trusted-proxy <CIDR>", "::ffff:0:0/96", "anybody could name any address then: give those of the proxies"),
         (
             "--trusted-proxy <CIDR>",
             "10.1.2.3/8",

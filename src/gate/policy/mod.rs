@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hyper::body::Body;
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, HeaderName};
 use hyper::{Method, Request};
 
 use self::network::Network;
@@ -43,21 +43,30 @@ impl Policy {
     }
 
     /// A method says what a request does only if nothing else says otherwise. And what an upgraded connection is used for
-    /// nobody knows: a WebSocket begins with `GET`. A body of `GET` means nothing (RFC 9110 §9.3.1), so that some applications
-    /// leave it where it is and take it for their next request.
+    /// nobody knows: a WebSocket begins with `GET`. A body of `GET` and its like means nothing (RFC 9110 §9.3.1), so that some
+    /// applications leave it where it is and take it for their next request.
     fn allows_method<B: Body>(&self, request: &Request<B>) -> bool {
         const OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
         let (method, headers) = (request.method(), request.headers());
-        let has_odd_body = matches!(*method, Method::GET | Method::HEAD) && !request.body().is_end_stream();
+        let has_odd_body = method.is_safe() && !request.body().is_end_stream();
         self.methods.iter().any(|AllowedMethod(allowed)| allowed == method)
             && !has_odd_body
             && headers::upgrade(headers, request.version()).is_none()
             && !has_any(headers, &OVERRIDES)
     }
 
-    /// Some applications take the path from a header instead, if there is one.
+    /// Some servers and applications take the path, or how much of it is theirs, from a header, if there is one: `SCRIPT_NAME`
+    /// is gunicorn's, from whoever connects from its own host, as this does.
     fn allows_path(&self, path: &str, headers: &HeaderMap) -> bool {
-        const OVERRIDES: [&str; 3] = ["x-original-url", "x-rewrite-url", "x-script-name"];
+        const OVERRIDES: [&str; 7] = [
+            "x-original-url",
+            "x-rewrite-url",
+            "x-script-name",
+            "script-name",
+            "path-info",
+            "daphne-root-path",
+            "x-vhm-root",
+        ];
         self.paths.iter().any(|allowed| allowed.covers(path)) && !has_any(headers, &OVERRIDES)
     }
 
@@ -68,10 +77,15 @@ impl Policy {
     }
 }
 
-/// Whether there is one of these headers, also in the spelling that many applications cannot tell from it
-/// (RFC 3875 §4.1.18).
+/// Whether there is one of these headers, also in a spelling that many applications cannot tell from it.
 fn has_any(headers: &HeaderMap, names: &[&str]) -> bool {
-    headers.keys().any(|name| names.contains(&name.as_str().replace('_', "-").as_str()))
+    headers.keys().any(|name| names.iter().any(|known| plain(name).eq(known.bytes())))
+}
+
+/// The name of a header, with a dash for all that is neither letter nor digit. RFC 3875 §4.1.18 makes dashes underscores; some
+/// servers do the same to dots, or to any such character.
+fn plain(name: &HeaderName) -> impl Iterator<Item = u8> {
+    name.as_str().bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte } else { b'-' })
 }
 
 /// A method that is let through.
@@ -81,7 +95,8 @@ pub struct AllowedMethod(Method);
 /// A method that cannot be let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AllowedMethodError {
-    /// It is none that anybody has registered: those are in upper case, which makes a difference (RFC 9110 §9.1).
+    /// It is not in upper case, as those in use are; case makes a difference (RFC 9110 §9.1). Whether anybody knows it is not
+    /// asked: one that is misspelt lets through only what is misspelt in the same way.
     #[error("not a method: write it in upper case, such as GET")]
     Malformed,
     /// `CONNECT`.
@@ -267,7 +282,18 @@ mod tests {
             let request = Request::builder().method("POST").uri(uri).body(String::new()).unwrap();
             assert!(!allowing(&[], &["/webhooks/"]).allows(&request, SOMEBODY), "{target}");
         }
-        for name in ["X-Original-URL", "X-Rewrite-URL", "X_Original_Url", "X-Script-Name"] {
+        for name in [
+            "X-Original-URL",
+            "X-Rewrite-URL",
+            "X_Original_Url",
+            "X.Original.URL",
+            "X-Script-Name",
+            "Script-Name",
+            "SCRIPT_NAME",
+            "PATH_INFO",
+            "Daphne-Root-Path",
+            "X-VHM-Root",
+        ] {
             let request = request("POST", "/webhooks/x", &[(name, "/admin")]);
             assert!(!allowing(&[], &["/webhooks/"]).allows(&request, SOMEBODY), "{name}");
         }
@@ -290,18 +316,25 @@ mod tests {
 
     #[test]
     fn a_method_is_what_it_says() {
-        let policy = allowing(&["GET", "HEAD", "OPTIONS"], &[]);
+        let policy = allowing(&["GET", "HEAD", "OPTIONS", "TRACE", "POST"], &[]);
         let allows = |method: &str, target: &str, headers: &[(&str, &str)]| {
             policy.allows(&request(method, target, headers), SOMEBODY)
         };
         assert!(allows("GET", "/any/../thing%2f", &[("accept", "*/*")]));
         assert!(allows("HEAD", "/", &[]));
         assert!(allows("OPTIONS", "*", &[]));
-        for method in ["POST", "DELETE", "get", "GETX", "CONNECT", "PROPFIND"] {
+        for method in ["PUT", "DELETE", "get", "GETX", "CONNECT", "PROPFIND"] {
             let target = if method == "CONNECT" { "shop.example:80" } else { "/" };
             assert!(!allows(method, target, &[]), "{method}");
         }
-        for name in ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X_HTTP_Method_Override"] {
+        for name in [
+            "X-HTTP-Method-Override",
+            "X-HTTP-Method",
+            "X-Method-Override",
+            "X_HTTP_Method_Override",
+            "X.HTTP.Method.Override",
+            "X!HTTP-Method~Override",
+        ] {
             assert!(!allows("GET", "/", &[(name, "DELETE")]), "{name}");
             assert!(!allows("GET", "/", &[(name, "")]), "{name}");
         }
@@ -311,7 +344,9 @@ mod tests {
         assert!(allows("GET", "/", &[("upgrade", "websocket")]));
         assert!(allows("GET", "/", &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")]));
         // A body where there should be none.
-        for (method, expected) in [("GET", false), ("HEAD", false), ("OPTIONS", true)] {
+        for (method, expected) in
+            [("GET", false), ("HEAD", false), ("OPTIONS", false), ("TRACE", false), ("POST", true)]
+        {
             let request = request(method, "/", &[]).map(|_| "POST / HTTP/1.1".to_owned());
             assert_eq!(policy.allows(&request, SOMEBODY), expected, "{method}");
         }

@@ -27,6 +27,12 @@ pub enum NetworkError {
 }
 
 impl Network {
+    /// Whether all addresses of its family are in it.
+    #[must_use]
+    pub fn is_everywhere(&self) -> bool {
+        self.prefix == 0
+    }
+
     /// Whether the address is in it. No IPv6 network, not even `::/0`, holds an IPv4 address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use hyper::header::{HeaderMap, HeaderValue};
 
 use super::network::Network;
+use super::{has_any, plain};
 
 /// Headers by which a proxy says that it forwards for somebody else. Those that begin with `x-forwarded` are known, too.
 const FORWARDING: [&str; 12] = [
@@ -25,9 +26,9 @@ const FORWARDING: [&str; 12] = [
 /// The address of the client, if there is no doubt about it.
 ///
 /// `peer` is at the other end of the connection. If it is a trusted proxy, the client is whom `X-Forwarded-For` names: from
-/// the right, the first that is no trusted proxy, since all to the left of that one may be made up; if all are, the
-/// leftmost. An entry that is no address ends the search without a result. Anybody else who says to forward for somebody is
-/// a proxy that nobody has vouched for, or a liar.
+/// the right, the first that is no trusted proxy, since all to the left of that one may be made up; if all are, nobody. An
+/// entry that is no address ends the search without a result. Anybody else who says to forward for somebody is a proxy that
+/// nobody has vouched for, or a liar.
 pub(super) fn client(peer: IpAddr, headers: &HeaderMap, proxies: &[Network]) -> Option<IpAddr> {
     let is_proxy = |address| proxies.iter().any(|network| network.contains(address));
     if !is_proxy(peer) {
@@ -36,25 +37,22 @@ pub(super) fn client(peer: IpAddr, headers: &HeaderMap, proxies: &[Network]) -> 
     // Of several lines the last one was added last (RFC 9110 §5.3).
     let lines: Vec<&HeaderValue> = headers.get_all("x-forwarded-for").iter().collect();
     let entries = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
-    let mut client = None;
     for entry in entries {
         // Neither a port nor brackets, nor the names of RFC 7239 §6: who writes those, writes them another way each time.
         let address: IpAddr = std::str::from_utf8(entry.trim_ascii()).ok()?.parse().ok()?;
-        client = Some(address.to_canonical());
         if !is_proxy(address) {
-            break;
+            return Some(address.to_canonical());
         }
     }
-    client
+    None
 }
 
 /// Whether somebody says that the request is not its own.
 fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| {
-        // Many applications cannot tell a dash from an underscore (RFC 3875 §4.1.18).
-        let name = name.as_str().replace('_', "-");
-        name.starts_with("x-forwarded") || FORWARDING.contains(&name.as_str())
-    })
+        const FORWARDED: &[u8] = b"x-forwarded";
+        plain(name).take(FORWARDED.len()).eq(FORWARDED.iter().copied())
+    }) || has_any(headers, &FORWARDING)
 }
 
 #[cfg(test)]
@@ -77,7 +75,7 @@ mod tests {
         assert_eq!(found("::ffff:192.0.2.1", &[], &[]).as_deref(), Some("192.0.2.1"));
         assert_eq!(found("2001:db8::1", &[("accept", "*/*")], &["10.0.0.0/8"]).as_deref(), Some("2001:db8::1"));
         for name in
-            ["X-Forwarded-For", "X_Forwarded_For", "X-Forwarded", "X-Forwarded-Proto", "Forwarded", "X-Real-IP", "Via"]
+            ["X-Forwarded-For", "X_Forwarded_For", "X.Forwarded.For", "X-Forwarded", "X-Forwarded-Proto", "X.Real~IP"]
                 .into_iter()
                 .chain(FORWARDING)
         {
@@ -100,8 +98,10 @@ mod tests {
             (&["198.51.100.9, 192.0.2.1", "10.1.1.1, 10.1.1.2"], Some("192.0.2.1")),
             // What is to the left of the client is not even read.
             (&["garbage, 192.0.2.1"], Some("192.0.2.1")),
-            // All are proxies.
-            (&["10.9.9.9, 10.1.1.1"], Some("10.9.9.9")),
+            // All are proxies: none of them is a client.
+            (&["10.9.9.9, 10.1.1.1"], None),
+            (&["10.9.9.9", "2001:db8::5"], None),
+            (&["10.0.0.1"], None),
             // Whoever connects has said nothing.
             (&[], None),
             (&[""], None),
