@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, SizeHint};
-use hyper::header::{CONNECTION, EXPECT, HeaderValue};
+use hyper::header::{CONNECTION, EXPECT, HeaderValue, REFERRER_POLICY};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use jiff::Timestamp;
 use prometheus::IntCounter;
@@ -261,7 +261,10 @@ impl Gate {
         let response = bypass.visit(&request, Timestamp::now()).unwrap_or_else(|| {
             self.0.refused.inc();
             let format = Format::of(request.method(), request.headers());
-            page::failure(StatusCode::NOT_FOUND, format, request.method() == Method::HEAD)
+            let mut response = page::failure(StatusCode::NOT_FOUND, format, request.method() == Method::HEAD);
+            // The path may be a token that is almost right, or that was right until just now.
+            response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+            response
         });
         Self::answered(response, request)
     }

@@ -146,6 +146,8 @@ impl Bypass {
     /// What whoever visits such a path with the right token is answered: a cookie, and where to go. With any other, nothing.
     pub(in crate::gate) fn visit<B>(&self, request: &Request<B>, now: Timestamp) -> Option<Response<Full<Bytes>>> {
         let candidate = request.uri().path().strip_prefix(OWN)?.strip_prefix('/')?;
+        // No token has a slash: one at the end was added on the way.
+        let candidate = candidate.strip_suffix('/').unwrap_or(candidate);
         let token = self.token().filter(|_| matches!(*request.method(), Method::GET | Method::HEAD))?;
         if !token.is(candidate.as_bytes()) {
             return None;
@@ -259,6 +261,7 @@ mod tests {
         assert!(bypass().admits(&headers(&[("cookie", pair)]), at(1000 + 43199)));
         assert!(!bypass().admits(&headers(&[("cookie", pair)]), at(1000 + 43200)));
         assert!(visit("HEAD", &format!("{path}?x=y"), &[]).is_some());
+        assert!(visit("GET", &format!("{path}/"), &[]).is_some(), "as it comes from some clipboards");
         for (proto, secure) in
             [("https", true), ("HTTPS , http", true), ("http", false), ("http, https", false), ("", false)]
         {
@@ -275,7 +278,9 @@ mod tests {
             "/.pitstop",
             "/.pitstop/",
             "/.pitstop/0123456789abcde",
-            "/.pitstop/0123456789abcdef/",
+            "/.pitstop/0123456789abcdef//",
+            "/.pitstop//0123456789abcdef",
+            "/.pitstop/0123456789abcdef/x",
             "/.pitstop/%30123456789abcdef",
         ] {
             assert!(Bypass::owns(path), "{path}");
