@@ -189,6 +189,8 @@ fn a_client_that_leaves_frees_its_place() {
     let application = Application::answering(OK);
     let gate = application.gate_with(&["--hold", "1h", "--hold-limit", "1"]);
     close(&gate);
+    // When the thread that serves clients has all that it needs.
+    assert_eq!(Client::of(&gate).ask("none\r\n\r\n").status(), 400);
     let files = || gate.metric("process_open_fds");
     let before = files();
     let linger = |client: &Client| socket2::SockRef::from(client.0.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
