@@ -57,17 +57,22 @@ impl Forwarding {
     /// whoever cuts cuts it, too, since the state cannot change meanwhile.
     pub(super) fn admit(&self, request: &Request<RequestBody>) -> Admission {
         let state = self.state.borrow();
-        if let Mode::Off = state.mode() {
-            let in_flight = InFlight::new(state.permits().clone(), self.requests.in_flight.clone());
-            return Admission::Granted(in_flight, Pass::new(self.requests.clone(), request.body().cut()));
-        }
-        let Some(policies) = &self.policies else { return Admission::Refused };
-        match policies.verdict(&state, request) {
-            Verdict::Allow => Admission::Granted(InFlight::nothing(), Pass::allowed(self.requests.clone())),
-            Verdict::Hold => {
-                state.began().map_or(Admission::Refused, |began| Admission::Held(began + policies.policy.hold))
+        let verdict = match (state.mode(), &self.policies) {
+            (Mode::Off, _) => Verdict::Forward,
+            (_, None) => Verdict::Refuse,
+            (_, Some(policies)) => policies.verdict(&state, request),
+        };
+        match verdict {
+            Verdict::Forward => {
+                let in_flight = InFlight::new(state.permits().clone(), self.requests.in_flight.clone());
+                Admission::Granted(in_flight, Pass::new(self.requests.clone(), request.body().cut()))
             }
-            Verdict::Forward | Verdict::Refuse => Admission::Refused,
+            Verdict::Allow => Admission::Granted(InFlight::nothing(), Pass::allowed(self.requests.clone())),
+            Verdict::Hold => match (state.began(), &self.policies) {
+                (Some(began), Some(policies)) => Admission::Held(began + policies.policy.hold),
+                _ => Admission::Refused,
+            },
+            Verdict::Refuse => Admission::Refused,
         }
     }
 }

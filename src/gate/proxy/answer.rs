@@ -34,15 +34,11 @@ impl Answer {
         self.body.end();
         self.pass.outcome = Some(Outcome::Forwarded);
         let Some(mut connection) = self.connection.take() else { return };
-        if connection.is_ready(cx) {
-            drop(connection.release());
-            connection.timer = self.patience.timer.take();
-            self.proxy.pool.keep(connection);
-        } else if connection.has_ended() {
-            drop(connection.release());
-        } else {
-            let patience = Patience::new(self.proxy.patience, Instant::now(), self.patience.request.take(), None);
-            tokio::spawn(finish(connection, patience, self.pass.cut(), self.proxy.clone()));
+        connection.timer = self.patience.timer.take();
+        if let Some(mut busy) = self.proxy.pool.take_back(connection, cx) {
+            let (request, timer) = (self.patience.request.take(), busy.timer.take());
+            let patience = Patience::new(self.proxy.patience, Instant::now(), request, timer);
+            tokio::spawn(finish(busy, patience, self.pass.cut(), self.proxy.clone()));
         }
     }
 
@@ -58,26 +54,19 @@ impl Answer {
 
 /// Passes on the rest of a request which the application has answered already: it may well want it.
 async fn finish(
-    mut connection: Box<Connection<Outgoing>>,
+    connection: Box<Connection<Outgoing>>,
     mut patience: Patience,
     cut: impl Future<Output = ()>,
     proxy: Arc<Proxy>,
 ) {
     let mut cut = pin!(cut);
-    let passed_on = poll_fn(|cx| {
-        if connection.is_ready(cx) || connection.has_ended() {
-            return Poll::Ready(true);
-        }
-        let ends = cut.as_mut().poll(cx).is_ready() || patience.poll(cx, "").is_ready();
-        if ends { Poll::Ready(false) } else { Poll::Pending }
+    let mut busy = Some(connection);
+    poll_fn(|cx| {
+        busy = busy.take().and_then(|connection| proxy.pool.take_back(connection, cx));
+        let ends = busy.is_none() || cut.as_mut().poll(cx).is_ready() || patience.poll(cx, "").is_ready();
+        if ends { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    if passed_on {
-        drop(connection.release());
-    }
-    if !connection.has_ended() && passed_on {
-        proxy.pool.keep(connection);
-    }
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -67,12 +67,16 @@ impl Failure {
             Self::Ambiguous(Ambiguous::Coding) | Self::Tunnel => StatusCode::NOT_IMPLEMENTED,
             Self::Ambiguous(_) => StatusCode::BAD_REQUEST,
             Self::ClientTimeout | Self::ClientGone => StatusCode::REQUEST_TIMEOUT,
-            Self::Connect(_) | Self::Closed(_) | Self::Protocol(_) | Self::Coding | Self::Unasked => {
-                StatusCode::BAD_GATEWAY
-            }
-            Self::Open(_) | Self::Lost(_) | Self::Reset(_) | Self::Refused(_) | Self::Malformed(_) => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::Connect(_)
+            | Self::Open(_)
+            | Self::Closed(_)
+            | Self::Lost(_)
+            | Self::Reset(_)
+            | Self::Refused(_)
+            | Self::Protocol(_)
+            | Self::Malformed(_)
+            | Self::Coding
+            | Self::Unasked => StatusCode::BAD_GATEWAY,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Cut => StatusCode::SERVICE_UNAVAILABLE,
         }

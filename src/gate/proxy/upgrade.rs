@@ -17,7 +17,8 @@ pub(super) async fn pass_on(client: Upgraded, upstream: Stream, early: Bytes, mu
     let down = async {
         to_client.write_all(&early).await?;
         copy(&mut from_upstream, &mut to_client).await?;
-        Stream::release(&held);
+        // It has ended its direction at least: it is at work no longer.
+        held.release();
         to_client.shutdown().await
     };
     let up = async {

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -31,7 +31,7 @@ const UNHEARD: usize = 1024 * 1024;
 /// task and its wake-ups.
 pub(in crate::gate) struct Connection<B: Body + 'static> {
     pub(in crate::gate) sender: SendRequest<B>,
-    /// `None` when it is over, but for an upgrade.
+    /// `None` when it was given up.
     engine: Option<http1::Connection<Stream, B>>,
     ended: bool,
     held: Held,
@@ -39,8 +39,20 @@ pub(in crate::gate) struct Connection<B: Body + 'static> {
     pub(in crate::gate) timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// What is held for the request that runs on a connection.
-pub(in crate::gate) type Held = Arc<Mutex<Option<InFlight>>>;
+/// What is held for the request that runs on a connection, if one does.
+#[derive(Clone, Default)]
+pub(in crate::gate) struct Held(Arc<Mutex<Option<InFlight>>>);
+
+impl Held {
+    fn lock(&self) -> MutexGuard<'_, Option<InFlight>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes it back.
+    pub(in crate::gate) fn release(&self) -> Option<InFlight> {
+        self.lock().take()
+    }
+}
 
 impl<B> Connection<B>
 where
@@ -68,7 +80,7 @@ where
     /// Holds this for a request that begins: when the connection is dropped before it has been answered in full, until
     /// the application has closed, too.
     pub(in crate::gate) fn begin(&self, in_flight: InFlight) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(in_flight);
+        *self.held.lock() = Some(in_flight);
     }
 
     /// Gives up a connection that is over: hyper gives back a request that it has not sent only then. Returns what was held.
@@ -80,7 +92,7 @@ where
 
     /// Takes it back.
     pub(in crate::gate) fn release(&self) -> Option<InFlight> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.held.release()
     }
 
     /// Works on the connection.
@@ -132,11 +144,6 @@ pub(in crate::gate) struct Stream {
 }
 
 impl Stream {
-    /// The application has closed, or its direction at least: it is at work no longer.
-    pub(in crate::gate) fn release(held: &Held) {
-        held.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
     /// What is held while the application is at work.
     pub(in crate::gate) fn held(&self) -> Held {
         self.held.clone()
@@ -145,8 +152,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let (Some(in_flight), Some(stream)) = (held, self.stream.take())
+        if let (Some(in_flight), Some(stream)) = (self.held.release(), self.stream.take())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(closed(stream.into_inner(), in_flight, self.place.take()));
@@ -159,7 +165,7 @@ impl Drop for Stream {
 ///
 /// One that goes on sending may not have looked whether anybody listens, and finds out only if it cannot send. After that
 /// its end is not seen here: it gets time for it.
-async fn closed(stream: TcpStream, _hold: InFlight, _place: Option<OwnedSemaphorePermit>) -> io::Result<()> {
+async fn closed(stream: TcpStream, _in_flight: InFlight, _place: Option<OwnedSemaphorePermit>) -> io::Result<()> {
     find_out_if_gone(&stream)?;
     let stream = stream.into_std()?;
     stream.shutdown(Shutdown::Write)?;
@@ -224,7 +230,7 @@ impl Write for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // In the middle of a request it is shut down by who waits for the application.
-        let at_work = self.held.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let at_work = self.held.lock().is_some();
         if at_work && !self.is_upgraded { Poll::Ready(Ok(())) } else { self.inner()?.poll_shutdown(cx) }
     }
 }

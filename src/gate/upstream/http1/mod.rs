@@ -75,8 +75,25 @@ where
         Connection::open(&self.resolver, place).await
     }
 
+    /// Takes back a connection whose request has ended, and what was held for that. Returns one on which it has not.
+    pub(in crate::gate) fn take_back(
+        &self,
+        mut connection: Box<Connection<B>>,
+        cx: &mut Context<'_>,
+    ) -> Option<Box<Connection<B>>> {
+        let is_ready = connection.is_ready(cx);
+        if !is_ready && !connection.has_ended() {
+            return Some(connection);
+        }
+        drop(connection.release());
+        if is_ready {
+            self.keep(connection);
+        }
+        None
+    }
+
     /// Keeps a connection for the next request, unless there are enough, or somebody waits for its place.
-    pub(in crate::gate) fn keep(&self, connection: Box<Connection<B>>) {
+    fn keep(&self, connection: Box<Connection<B>>) {
         let mut idle = lock(&self.idle);
         if idle.connections.len() < KEPT && self.places.available_permits() > 0 {
             let sweeps = idle.sweeps;
