@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use crate::gate::page::design::Accent;
 use crate::gate::policy::network::{Network, NetworkError};
 use crate::gate::policy::{AllowedMethod, AllowedPath};
 use crate::gate::upstream::Upstream;
@@ -160,6 +161,31 @@ pub struct Serve {
     /// What is let through in maintenance, or waits.
     #[command(flatten)]
     pub policies: Policies,
+
+    /// What the page looks like.
+    #[command(flatten)]
+    pub appearance: Appearance,
+}
+
+/// What the page looks like.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "The page")]
+pub struct Appearance {
+    /// The name of the site, shown above what has happened to it
+    #[arg(long, env = "PITSTOP_TITLE", value_name = "TEXT")]
+    pub title: Option<String>,
+
+    /// An image to show beside it: SVG, PNG, JPEG, WebP or GIF, of 64 KiB at most. It becomes a part of the page
+    #[arg(long, env = "PITSTOP_LOGO", value_name = "FILE")]
+    pub logo: Option<PathBuf>,
+
+    /// The colour of the page's border and underlines, such as #0a7
+    #[arg(long, env = "PITSTOP_ACCENT", value_name = "COLOUR")]
+    pub accent: Option<Accent>,
+
+    /// A template instead of the built-in page
+    #[arg(long, env = "PITSTOP_PAGE", value_name = "FILE")]
+    pub page: Option<PathBuf>,
 }
 
 /// How many requests wait at a time unless `--hold-limit` says otherwise.

@@ -20,6 +20,7 @@ use super::{Failure, maintenance_files, runtime};
 use crate::admin::routes::{Admin, router};
 use crate::cli::{self, Common, HOLD_LIMIT, Serve};
 use crate::gate::admission::Policies;
+use crate::gate::page::design::{self, Sources};
 use crate::gate::policy::Policy;
 use crate::gate::policy::bypass::Bypass;
 use crate::gate::policy::hold::Places;
@@ -66,9 +67,10 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
             })
         }
     };
+    let design = design::follow(sources(serve), serve.poll)?;
     let in_flight = forward.as_ref().map(|forward| forward.requests.in_flight.clone());
     let held = forward.as_ref().map(|forward| forward.requests.held.clone());
-    let gate = || Gate::new(state.clone(), serve.retry_after, metrics.refused(), forward.clone());
+    let gate = || Gate::new(state.clone(), design.clone(), serve.retry_after, metrics.refused(), forward.clone());
     let gates: Vec<_> = (0..serve.threads.get()).map(|_| gate()).collect();
 
     runtime.block_on(async {
@@ -148,6 +150,13 @@ fn policies(serve: &Serve, requests: &Requests, stop: &Stop) -> Result<Option<Po
     let places = Places::new(hold_limit.unwrap_or(HOLD_LIMIT), requests.held.clone());
     let any = bypass.is_some() || policy != Policy::default();
     Ok(any.then(|| Policies { policy, places, bypass, stop: stop.clone() }))
+}
+
+/// What the page is made from.
+fn sources(serve: &Serve) -> Sources {
+    let cli::Appearance { title, logo, accent, page } = serve.appearance.clone();
+    // An empty environment variable is none.
+    Sources { title: title.filter(|title| !title.trim().is_empty()), logo, accent, page }
 }
 
 /// Goes through the phases of stopping. `served` ends when both listeners have drained; before, only if one fails.

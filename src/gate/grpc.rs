@@ -8,7 +8,7 @@ use hyper::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::Gate;
-use super::format::Format;
+use super::negotiation::Wanted;
 use super::proxy::{Answer, Failure};
 
 /// An answer to a gRPC client.
@@ -29,7 +29,7 @@ impl GrpcAnswer {
         if let Failure::Reset(_) = failure {
             return None;
         }
-        let page = self.gate.failed(failure, Format::Grpc, false, false);
+        let page = self.gate.failed(failure, Wanted::GRPC, false);
         let mut trailers = page.headers().clone();
         let names = ["grpc-status", "grpc-message"];
         let others: Vec<_> = trailers.keys().filter(|name| !names.contains(&name.as_str())).cloned().collect();

@@ -3,12 +3,13 @@
 //! through, or let them wait for its end.
 //!
 //! The way of one request: `admission` asks the pure `verdict` what becomes of it, as the state and the `policy` say.
-//! Refused, it gets a `page` in its `format`. Let in, `proxy` makes of it what the application gets, sends it on a
+//! Refused, it gets a `page` that suits its client, by `negotiation`. Let in, `proxy` makes of it what the application gets, sends it on a
 //! connection of `upstream`, and passes the answer on.
 
 pub mod admission;
-pub mod format;
+mod follow;
 mod grpc;
+mod negotiation;
 pub mod page;
 pub mod policy;
 mod proxy;
@@ -26,7 +27,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONNECTION, EXPECT, HeaderValue, REFERRER_POLICY};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode, Version};
 use jiff::Timestamp;
 use prometheus::IntCounter;
 use tokio::sync::{Semaphore, watch};
@@ -34,9 +35,10 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use self::admission::{Admission, Policies};
-use self::format::Format;
 use self::grpc::GrpcAnswer;
+use self::negotiation::{Asked, Wanted};
 use self::page::Pages;
+use self::page::design::Design;
 use self::policy::bypass::Bypass;
 use self::policy::hold::{self, Place};
 use self::proxy::pass::Pass;
@@ -93,6 +95,7 @@ pub struct Forward {
 #[derive(Debug)]
 struct Rendered {
     state: watch::Receiver<State>,
+    design: watch::Receiver<Arc<Design>>,
     retry_after: Duration,
     /// Whether nobody is refused while maintenance mode is off.
     forwards: bool,
@@ -101,10 +104,11 @@ struct Rendered {
 
 impl Gate {
     /// A gate that refuses with the reason in `state`, and tells clients to come back after `retry_after` where the
-    /// end is not known. It counts what it refuses. With `forward`, it lets requests in while maintenance mode is off.
+    /// end is not known, on a page of this design. It counts what it refuses. With `forward`, it lets requests in while maintenance mode is off.
     #[must_use]
     pub fn new(
         mut state: watch::Receiver<State>,
+        mut design: watch::Receiver<Arc<Design>>,
         retry_after: Duration,
         refused: IntCounter,
         forward: Option<Forward>,
@@ -114,8 +118,8 @@ impl Gate {
             let proxy = Arc::new(Proxy::new(&forward, requests.clone()));
             Forwarding { state: state.clone(), proxy, requests, policies: forward.policies }
         });
-        let pages = Pages::render(state.borrow_and_update().mode(), retry_after);
-        let rendered = Rendered { state, retry_after, forwards: forwarding.is_some(), pages };
+        let pages = Pages::new(state.borrow_and_update().mode(), retry_after, design.borrow_and_update().clone());
+        let rendered = Rendered { state, design, retry_after, forwards: forwarding.is_some(), pages };
         Self(Arc::new(Shared { refused, rendered: Mutex::new(rendered), forwarding }))
     }
 
@@ -145,29 +149,34 @@ impl Gate {
         }
     }
 
-    fn refuse<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        let format = Format::of(request.method(), request.headers());
-        let response = self.page(format, request.method() == Method::HEAD);
+    /// The refusal of a request that says this of itself.
+    fn refuse(&self, asked: &Asked) -> Response<Full<Bytes>> {
+        let response = self.with_pages(|pages| pages.refusal(asked.wanted()));
         self.0.refused.inc();
         response
     }
 
-    fn page(&self, format: Format, head: bool) -> Response<Full<Bytes>> {
+    /// The pages as they are now.
+    fn with_pages<T>(&self, read: impl FnOnce(&mut Pages) -> T) -> T {
         let mut rendered = self.0.rendered.lock().unwrap_or_else(PoisonError::into_inner);
         rendered.refresh();
-        rendered.pages.response(format, head)
+        read(&mut rendered.pages)
     }
 }
 
 impl Rendered {
-    /// Renders anew if the state has changed, or the end that was expected has passed: not once a request.
+    /// They are made anew if the state or the design has changed, or the end that was expected has passed: not once a
+    /// request.
     fn refresh(&mut self) {
         if self.state.has_changed().unwrap_or(false) || self.pages.is_outdated() {
             let state = self.state.borrow_and_update();
             // Who is refused while maintenance ends is still told why.
             if !(self.forwards && matches!(state.mode(), Mode::Off)) {
-                self.pages = Pages::render(state.mode(), self.retry_after);
+                self.pages = Pages::new(state.mode(), self.retry_after, self.design.borrow().clone());
             }
+        }
+        if self.design.has_changed().unwrap_or(false) {
+            self.pages.redesign(self.design.borrow_and_update().clone());
         }
     }
 }
@@ -210,17 +219,15 @@ impl Gate {
         if self.policies().is_some_and(|policies| policies.bypass.is_some()) {
             Bypass::strip(request.headers_mut());
         }
-        let format = Format::of(request.method(), request.headers());
-        let (head, is_http1) = (*request.method() == Method::HEAD, request.version() < Version::HTTP_2);
+        let asked = Asked::by(&request);
+        let is_http1 = request.version() < Version::HTTP_2;
         match proxy.forward(request, in_flight, pass).await {
             Ok(answer) => answer.map(|body| match body {
                 None => Reply::Own(Full::default()),
-                Some(answer) if format == Format::Grpc && !is_http1 => {
-                    Reply::Grpc(Box::new(GrpcAnswer::new(answer, self)))
-                }
+                Some(answer) if asked.is_grpc() && !is_http1 => Reply::Grpc(Box::new(GrpcAnswer::new(answer, self))),
                 Some(answer) => Reply::Forwarded(answer),
             }),
-            Err(failure) => self.failed(&failure, format, head, is_http1).map(Reply::Own),
+            Err(failure) => self.failed(&failure, asked.wanted(), is_http1).map(Reply::Own),
         }
     }
 
@@ -260,8 +267,8 @@ impl Gate {
     fn visited(&self, request: Request<RequestBody>, bypass: &Bypass) -> Response<Full<Bytes>> {
         let response = bypass.visit(&request, Timestamp::now()).unwrap_or_else(|| {
             self.0.refused.inc();
-            let format = Format::of(request.method(), request.headers());
-            let mut response = page::failure(StatusCode::NOT_FOUND, format, request.method() == Method::HEAD);
+            let wanted = Asked::by(&request).wanted();
+            let mut response = self.with_pages(|pages| pages.failure(StatusCode::NOT_FOUND, wanted));
             // The path may be a token that is almost right, or that was right until just now.
             response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
             response
@@ -270,11 +277,11 @@ impl Gate {
     }
 
     /// The answer to a request that the application has not answered.
-    fn failed(&self, failure: &Failure, format: Format, head: bool, is_http1: bool) -> Response<Full<Bytes>> {
-        if let Failure::Cut = failure {
-            return self.page(format, head);
-        }
-        let mut response = page::failure(failure.status(), format, head);
+    fn failed(&self, failure: &Failure, wanted: Wanted, is_http1: bool) -> Response<Full<Bytes>> {
+        let mut response = self.with_pages(|pages| match failure {
+            Failure::Cut => pages.cut(wanted),
+            failure => pages.failure(failure.status(), wanted),
+        });
         if is_http1 && matches!(failure, Failure::Ambiguous(_) | Failure::Tunnel) {
             // Whoever is unclear in one request is not trusted to be clear in where the next begins.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -283,7 +290,7 @@ impl Gate {
     }
 
     fn refused(&self, request: Request<RequestBody>) -> Response<Full<Bytes>> {
-        Self::answered(self.refuse(&request), request)
+        Self::answered(self.refuse(&Asked::by(&request)), request)
     }
 
     /// Answers a request without its body, and sees to what its client still sends.

@@ -1,11 +1,8 @@
 //! Who has a token bypasses maintenance: by a header, or, in a browser, by a cookie that a visit to `/.pitstop/TOKEN` sets.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,10 +13,9 @@ use hyper::header::{
 use hyper::http::uri::Scheme;
 use hyper::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
-use rustix::fs::OFlags;
-use tracing::{info, warn};
 
 use super::token::{COOKIE_AGE, Token, TokenError};
+use crate::gate::follow;
 
 /// The header that bears the token.
 const HEADER: HeaderName = HeaderName::from_static("pitstop-bypass");
@@ -79,27 +75,15 @@ impl Bypass {
     /// The system gives no thread.
     pub fn follow(self: &Arc<Self>, every: Duration) -> io::Result<()> {
         let bypass = Arc::downgrade(self);
-        let mut told = None;
-        thread::Builder::new().name("bypass-token".to_owned()).spawn(move || {
-            loop {
-                thread::sleep(every);
-                let Some(bypass) = bypass.upgrade() else { return };
-                let trouble = bypass.read().err().map(|error| error.to_string());
-                match &trouble {
-                    Some(trouble) if told != Some(trouble.clone()) => warn!("{trouble}: nobody bypasses maintenance"),
-                    None if told.is_some() => info!("the bypass token can be read again"),
-                    _ => {}
-                }
-                told = trouble;
-            }
-        })?;
-        Ok(())
+        let words = ("nobody bypasses maintenance", "the bypass token can be read again");
+        follow::follow("bypass-token", every, None, words, move || {
+            bypass.upgrade().map(|bypass| bypass.read().map_err(|error| error.to_string()))
+        })
     }
 
     fn read(&self) -> Result<(), TokenFileError> {
         let file = || self.file.clone();
-        let token = self
-            .text()
+        let token = follow::read(&self.file, FILE_SIZE)
             .map_err(|source| TokenFileError::Read { file: file(), source })
             .and_then(|text| Token::read(&text).map_err(|source| TokenFileError::Token { file: file(), source }));
         let (token, result) = match token {
@@ -108,18 +92,6 @@ impl Bypass {
         };
         *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
         result
-    }
-
-    /// What the file holds. Opened in such a way that a FIFO does not block.
-    fn text(&self) -> io::Result<Vec<u8>> {
-        let flags = OFlags::NONBLOCK.bits().cast_signed();
-        let file = File::options().read(true).custom_flags(flags).open(&self.file)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        let mut text = Vec::new();
-        file.take(FILE_SIZE).read_to_end(&mut text)?;
-        Ok(text)
     }
 
     fn token(&self) -> Option<Arc<Token>> {

@@ -1,11 +1,13 @@
-//! Which format a client wants: proactive negotiation by `Accept` (RFC 9110 §12.5.1).
+//! Which format a client wants, by `Accept` (RFC 9110 §12.5.1).
 
-use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Method};
+
+use super::weighted;
 
 /// A format in which the refusal can be given. On a tie of what the client likes, the earlier one is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Format {
+pub(in crate::gate) enum Format {
     /// A page for people.
     Html,
     /// `application/problem+json`, RFC 9457.
@@ -25,25 +27,29 @@ enum Fit {
 }
 
 impl Format {
-    /// The format for a request with this method and these headers.
+    /// The format that the value of `Accept` asks for.
     #[must_use]
-    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
-        // With another method it is no gRPC request, and a status of 200 would mislead: for `CONNECT` it opens a tunnel.
-        if *method == Method::POST && headers.get(CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes())) {
-            return Self::Grpc;
+    pub(in crate::gate) fn preferred(accept: &[u8]) -> Self {
+        // Nearly all that clients send which are no browsers.
+        if accept == b"*/*" {
+            return Self::Text;
         }
         let mut preferences = Preferences::default();
-        for value in headers.get_all(ACCEPT) {
-            for element in value.as_bytes().split(|byte| *byte == b',') {
-                preferences.add(element);
-            }
+        for (range, weight) in weighted(accept) {
+            preferences.add(range, weight);
         }
         preferences.best()
     }
 }
 
+/// Whether the answer is expected in gRPC. With another method than `POST` it is no gRPC request, and a status of 200
+/// would mislead: for `CONNECT` it opens a tunnel.
+pub(super) fn is_grpc(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::POST && headers.get(CONTENT_TYPE).is_some_and(|value| is_grpc_type(value.as_bytes()))
+}
+
 /// `application/grpc`, with a subtype such as `+proto` or without. gRPC-Web is not meant: its clients understand a 503.
-fn is_grpc(content_type: &[u8]) -> bool {
+fn is_grpc_type(content_type: &[u8]) -> bool {
     const GRPC: &[u8] = b"application/grpc";
     let Some((head, rest)) = content_type.split_at_checked(GRPC.len()) else { return false };
     head.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
@@ -56,20 +62,7 @@ struct Preferences([Option<(Fit, u16)>; 3]);
 const OFFERED: [Format; 3] = [Format::Html, Format::Json, Format::Text];
 
 impl Preferences {
-    /// Takes up an element of `Accept`. One that cannot be read is passed over.
-    fn add(&mut self, element: &[u8]) {
-        // Nearly all that clients send which are no browsers.
-        if element == b"*/*" {
-            return self.take(Format::Text, Fit::Any, 1000);
-        }
-        let Ok(element) = std::str::from_utf8(element) else { return };
-        let mut parameters = element.split(';').map(str::trim);
-        let range = parameters.next().unwrap_or_default();
-        let weight = parameters
-            .filter_map(|parameter| parameter.split_once('='))
-            .find(|(name, _)| name.trim().eq_ignore_ascii_case("q"))
-            .map_or(Some(1000), |(_, value)| weight(value.trim()));
-        let Some(weight) = weight else { return };
+    fn add(&mut self, range: &str, weight: u16) {
         for (format, fit) in fits(range) {
             self.take(*format, *fit, weight);
         }
@@ -113,25 +106,13 @@ fn fits(range: &str) -> &'static [(Format, Fit)] {
     }
 }
 
-/// A weight in thousandths. More lenient than RFC 9110 §12.4.2, which knows neither `.2` nor more than three digits.
-fn weight(text: &str) -> Option<u16> {
-    let value: f32 = text.parse().ok()?;
-    // A finite number between 0 and 1000.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-    value.is_finite().then(|| (value.clamp(0.0, 1.0) * 1000.0).round() as u16)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use hyper::header::HeaderValue;
 
     fn format(accept: &[&str]) -> Format {
-        let mut headers = HeaderMap::new();
-        for value in accept {
-            headers.append(ACCEPT, HeaderValue::from_str(value).unwrap());
-        }
-        Format::of(&Method::GET, &headers)
+        Format::preferred(accept.join(",").as_bytes())
     }
 
     #[test]
@@ -212,9 +193,7 @@ mod tests {
         for (accept, expected) in table {
             assert_eq!(format(&[accept]), expected, "{accept}");
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_bytes(b"\xff\xfe, text/html").unwrap());
-        assert_eq!(Format::of(&Method::GET, &headers), Format::Html);
+        assert_eq!(Format::preferred(b"\xff\xfe, text/html"), Format::Html);
     }
 
     #[test]
@@ -228,10 +207,10 @@ mod tests {
             ("application/json", false),
         ];
         for (content_type, expected) in table {
-            assert_eq!(is_grpc(content_type.as_bytes()), expected, "{content_type}");
+            assert_eq!(is_grpc_type(content_type.as_bytes()), expected, "{content_type}");
         }
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))]);
-        assert_eq!(Format::of(&Method::POST, &headers), Format::Grpc);
-        assert_eq!(Format::of(&Method::CONNECT, &headers), Format::Text);
+        assert!(is_grpc(&Method::POST, &headers));
+        assert!(!is_grpc(&Method::CONNECT, &headers));
     }
 }

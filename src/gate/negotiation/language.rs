@@ -1,0 +1,161 @@
+//! Which language a client reads, by `Accept-Language` (RFC 9110 §12.5.4): the first of its ranges, in the order of their
+//! weights, that a text fits, or else English (look-up, RFC 4647 §3.4).
+
+use std::cmp::Reverse;
+use std::sync::LazyLock;
+
+use fluent_langneg::{LanguageIdentifier, NegotiationStrategy, negotiate_languages};
+
+use super::weighted;
+use crate::gate::page::texts;
+
+/// More ranges than anybody reads languages.
+const RANGES: usize = 32;
+
+/// A language that there are texts in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::gate) struct Language(&'static str);
+
+/// A tag that a range may ask for, and the language that it gets.
+#[derive(PartialEq)]
+struct Offer {
+    tag: LanguageIdentifier,
+    language: Language,
+}
+
+impl AsRef<LanguageIdentifier> for Offer {
+    fn as_ref(&self) -> &LanguageIdentifier {
+        &self.tag
+    }
+}
+
+/// Where a language is asked for by another tag than its own. Before it, for the first that fits is taken.
+const ALIASES: [(&str, &str); 7] = [
+    ("zh-TW", "zh-Hant"),
+    ("zh-HK", "zh-Hant"),
+    ("zh-MO", "zh-Hant"),
+    ("zh", "zh-Hans"),
+    ("no", "nb"),
+    ("nn", "nb"),
+    ("iw", "he"),
+];
+
+static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
+    let own = texts::TAGS.iter().map(|tag| (*tag, *tag));
+    let offer =
+        |(tag, language): (&str, &'static str)| Some(Offer { tag: tag.parse().ok()?, language: Language(language) });
+    ALIASES.into_iter().chain(own).filter_map(offer).collect()
+});
+
+impl Default for Language {
+    fn default() -> Self {
+        Self::ENGLISH
+    }
+}
+
+impl Language {
+    /// For who does not say, or reads none of the others.
+    pub(in crate::gate) const ENGLISH: Self = Self("en");
+
+    /// The language that the value of `Accept-Language` asks for.
+    #[must_use]
+    pub(in crate::gate) fn preferred(ranges: &[u8]) -> Self {
+        if ranges.is_empty() {
+            return Self::default();
+        }
+        let mut ranges: Vec<_> = weighted(ranges).take(RANGES).filter(|(_, weight)| *weight > 0).collect();
+        ranges.sort_by_key(|(_, weight)| Reverse(*weight));
+        // A lone asterisk is no tag, and left out: any other range says more.
+        let tags = ranges
+            .into_iter()
+            .filter_map(|(range, _)| LanguageIdentifier::try_from_locale_bytes(range.as_bytes()).ok());
+        let tags: Vec<_> = tags.collect();
+        let found = negotiate_languages(&tags, &OFFERS, None, NegotiationStrategy::Lookup);
+        found.first().map(|offer| offer.language).unwrap_or_default()
+    }
+
+    /// Its tag (RFC 5646).
+    #[must_use]
+    pub(in crate::gate) fn tag(self) -> &'static str {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_browsers_send() {
+        let table = [
+            ("", "en"),
+            ("en-US,en;q=0.5", "en"),
+            ("de,en-US;q=0.7,en;q=0.3", "de"),
+            ("nl-BE,nl;q=0.9,en;q=0.8", "nl"),
+            ("pt-BR,pt;q=0.9,en-US;q=0.8,en;q=0.7", "pt"),
+            ("uk-UA,uk;q=0.9,ru;q=0.8,en-US;q=0.7,en;q=0.6", "uk"),
+            ("ar-EG,ar;q=0.9", "ar"),
+            ("zh-CN,zh;q=0.9", "zh-Hans"),
+            ("zh-Hans-CN", "zh-Hans"),
+            ("zh", "zh-Hans"),
+            ("zh-TW,zh;q=0.9,en-US;q=0.8", "zh-Hant"),
+            ("zh-HK", "zh-Hant"),
+            ("zh-Hant-HK,zh-Hant;q=0.9", "zh-Hant"),
+            ("no,nb;q=0.9", "nb"),
+            ("nn-NO", "nb"),
+            ("iw-IL", "he"),
+            ("en-GB-oxendict", "en"),
+            ("de-1996", "de"),
+            ("ja-JP-u-ca-japanese", "ja"),
+        ];
+        for (ranges, language) in table {
+            assert_eq!(Language::preferred(ranges.as_bytes()).tag(), language, "{ranges}");
+        }
+    }
+
+    #[test]
+    fn the_first_that_there_is() {
+        let table = [
+            // By weight, and by order where that is the same.
+            ("fr;q=0.4, de;q=0.6", "de"),
+            ("fr, de", "fr"),
+            ("de;q=0.5, fr;q=0.5", "de"),
+            // Not the closest, but what is wanted most.
+            ("de-AT, fr;q=0.9", "de"),
+            ("mi, cy;q=0.9, es;q=0.1", "es"),
+            ("mi", "en"),
+            // Not wanted at all.
+            ("de;q=0, fr;q=0.1", "fr"),
+            ("de;q=0", "en"),
+            // Anything.
+            ("*", "en"),
+            ("*, pl;q=0.5", "pl"),
+            ("mi, *;q=0.5", "en"),
+            // As others write it.
+            ("DE-at", "de"),
+            ("fr_CA", "fr"),
+            (" de ; q = 0.9 ,\tfr;Q=1 ", "fr"),
+        ];
+        for (ranges, language) in table {
+            assert_eq!(Language::preferred(ranges.as_bytes()).tag(), language, "{ranges}");
+        }
+    }
+
+    #[test]
+    fn what_broken_clients_send() {
+        for ranges in [",,,", ";q=1", "q=1", "-", "de--AT", "d", "aaaaaaaaaa", "de;q=NaN", "de;q=high", "\u{e9}", "und"]
+        {
+            assert_eq!(Language::preferred(ranges.as_bytes()).tag(), "en", "{ranges}");
+        }
+        assert_eq!(Language::preferred(b"\xff\xfe, de").tag(), "de");
+        assert_eq!(Language::preferred("mi,".repeat(10_000).as_bytes()).tag(), "en");
+    }
+
+    #[test]
+    fn every_language_can_be_asked_for() {
+        for tag in texts::TAGS {
+            assert_eq!(Language::preferred(tag.as_bytes()).tag(), *tag);
+        }
+        assert_eq!(OFFERS.len(), texts::TAGS.len() + ALIASES.len(), "all are tags");
+    }
+}

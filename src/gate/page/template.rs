@@ -1,0 +1,311 @@
+//! The page as a template: the built-in one, or one of somebody's own. What is put into either is escaped.
+
+use std::sync::LazyLock;
+
+use hyper::StatusCode;
+use jiff::Timestamp;
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, Error, UndefinedBehavior, context};
+
+use super::content::{Content, Subject, utc};
+use super::design::Accent;
+use super::texts::{Direction, Texts};
+use super::{Sent, csp, reason};
+use crate::gate::negotiation::language::Language;
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+/// How many steps a template may take: far more than any page needs, and over in less than a second.
+const STEPS: u64 = 1_000_000;
+const NAME: &str = "page";
+
+/// The built-in page.
+static BUILT_IN: LazyLock<Option<Template>> = LazyLock::new(|| Template::compile(include_str!("page.html")).ok());
+
+/// A page that waits for what is to be said.
+#[derive(Debug)]
+pub(super) struct Template(Environment<'static>);
+
+/// What a page is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Filling<'a> {
+    pub(super) content: &'a Content,
+    pub(super) language: Language,
+    /// What its request has brought.
+    pub(super) sent: Sent,
+    /// After how long it asks again, in seconds, where the end is not known.
+    pub(super) retry_after: u64,
+    pub(super) brand: &'a Brand,
+}
+
+/// Whose page it is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Brand {
+    pub(super) title: Option<String>,
+    /// A `data:` URL.
+    pub(super) logo: Option<String>,
+    pub(super) accent: Option<Accent>,
+}
+
+/// A page, and the `Content-Security-Policy` that it needs.
+#[derive(Debug)]
+pub(super) struct Html {
+    pub(super) page: String,
+    pub(super) policy: String,
+}
+
+/// What is wrong with a template.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TemplateError {
+    /// It cannot be read, or refers to what there is not.
+    #[error("{line}: {what}")]
+    Invalid {
+        /// The line, counted from 1.
+        line: usize,
+        /// What the engine says.
+        what: String,
+    },
+    /// A script that is another one for each reason: the browser would not run it.
+    #[error("{0}: a script contains the reason: put that into an attribute, and read it there")]
+    Script(usize),
+}
+
+/// The built-in page.
+pub(super) fn built_in(filling: &Filling<'_>) -> Html {
+    let html = BUILT_IN.as_ref().and_then(|template| template.fill(filling, csp::strict).ok());
+    // The tests see to it that it can always be filled in.
+    html.unwrap_or_else(|| Html { page: "<!doctype html><title>503</title>".to_owned(), policy: csp::strict("") })
+}
+
+impl Template {
+    /// A template of somebody's own.
+    ///
+    /// # Errors
+    ///
+    /// See [`TemplateError`]. It is tried with all that may have to be said.
+    pub(super) fn of_own(source: &str) -> Result<Self, TemplateError> {
+        let template = Self::compile(source)?;
+        template.check(source)?;
+        Ok(template)
+    }
+
+    fn compile(source: &str) -> Result<Self, Error> {
+        let mut environment = Environment::new();
+        environment.set_auto_escape_callback(|_| AutoEscape::Html);
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_fuel(Some(STEPS));
+        environment.add_template_owned(NAME, source.to_owned())?;
+        Ok(Self(environment))
+    }
+
+    /// The page of somebody's own.
+    ///
+    /// # Errors
+    ///
+    /// It refers to what there is not, in a place that was not reached when it was checked.
+    pub(super) fn own(&self, filling: &Filling<'_>) -> Result<Html, TemplateError> {
+        Ok(self.fill(filling, csp::for_own)?)
+    }
+
+    /// The policy is made for the page with another reason: whatever a reason contains, and even where a template does not
+    /// escape it, nothing of it is run.
+    fn fill(&self, filling: &Filling<'_>, policy: impl Fn(&str) -> String) -> Result<Html, Error> {
+        let page = self.render(filling)?;
+        let harmless =
+            Content { reason: filling.content.reason.as_ref().map(|_| "-".to_owned()), ..filling.content.clone() };
+        let policy = policy(&self.render(&Filling { content: &harmless, ..*filling })?);
+        Ok(Html { page, policy })
+    }
+
+    fn render(&self, filling: &Filling<'_>) -> Result<String, Error> {
+        let Content { status, subject, reason, since, until } = filling.content;
+        let texts = Texts::of(filling.language).unwrap_or_default();
+        let goes_on = *subject != Subject::Status && filling.sent != Sent::Perhaps;
+        let Brand { title, logo, accent } = filling.brand;
+        let style = match accent {
+            Some(accent) => format!("{STYLE}:root {{ --accent: {accent}; }}\n"),
+            None => STYLE.to_owned(),
+        };
+        let reason = reason.as_deref().unwrap_or_default();
+        // Of the second's parts HTML's `datetime` takes three digits at most.
+        let text = |time: &Option<Timestamp>| time.map(|time| format!("{time:.0}")).unwrap_or_default();
+        let readable = |time: &Option<Timestamp>| time.map(utc).unwrap_or_default();
+        // What there is not is empty: then it shows as nothing, and counts as false.
+        self.0.get_template(NAME)?.render(context! {
+            status => status.as_u16(),
+            maintenance => *subject == Subject::Maintenance,
+            heading => filling.content.heading(&texts),
+            reason => reason,
+            reason_html => Value::from_safe_string(reason::html(reason)),
+            since => text(since),
+            since_utc => readable(since),
+            until => text(until),
+            until_utc => readable(until),
+            // A page that asks without a pause would be a flood.
+            retry_after => if goes_on { filling.retry_after.max(1) } else { 0 },
+            form_refused => filling.sent == Sent::Refused,
+            language => filling.language.tag(),
+            direction => match texts.direction { Direction::Ltr => "ltr", Direction::Rtl => "rtl" },
+            title => title.as_deref().unwrap_or_default(),
+            logo => logo.as_deref().unwrap_or_default(),
+            accent => accent.map(|accent| accent.to_string()).unwrap_or_default(),
+            style => Value::from_safe_string(style),
+            script => Value::from_safe_string(SCRIPT.to_owned()),
+            texts => context! {
+                maintenance => texts.maintenance,
+                unavailable => texts.unavailable,
+                since => texts.since,
+                until => texts.until,
+                waiting => texts.waiting,
+                again => texts.again,
+                not_received => texts.not_received,
+                not_over => texts.not_over,
+                over => texts.over,
+            },
+        })
+    }
+
+    /// Fills it in with all kinds of things to say.
+    fn check(&self, source: &str) -> Result<(), TemplateError> {
+        let on = |reason: Option<&str>, until| Content {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            subject: Subject::Maintenance,
+            reason: reason.map(str::to_owned),
+            since: Some(Timestamp::UNIX_EPOCH),
+            until,
+        };
+        let until = Some(Timestamp::UNIX_EPOCH);
+        let updating = self.variants(&on(Some("Updating"), until))?;
+        let moving = self.variants(&on(Some("Moving"), until))?;
+        self.variants(&on(None, None))?;
+        for status in [StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_GATEWAY, StatusCode::NOT_FOUND] {
+            self.variants(&Content::failure(status))?;
+        }
+        for (one, other) in updating.iter().zip(&moving) {
+            let mut scripts = csp::inline(one, "script").zip(csp::inline(other, "script"));
+            if let Some(index) = scripts.position(|(one, other)| one != other) {
+                let start = csp::inline(source, "script").nth(index).map_or(0, |script| offset(source, script));
+                return Err(TemplateError::Script(1 + source[..start].matches('\n').count()));
+            }
+        }
+        Ok(())
+    }
+
+    /// All pages that say this.
+    fn variants(&self, content: &Content) -> Result<Vec<String>, Error> {
+        let plain = Brand::default();
+        let (title, logo, accent) = (Some("Title".to_owned()), Some("data:,".to_owned()), Some(Accent::default()));
+        let full = Brand { title, logo, accent };
+        let mut pages = Vec::new();
+        for sent in [Sent::Nothing, Sent::Refused, Sent::Perhaps] {
+            for brand in [&plain, &full] {
+                pages.push(self.render(&Filling {
+                    content,
+                    language: Language::ENGLISH,
+                    sent,
+                    retry_after: 60,
+                    brand,
+                })?);
+            }
+        }
+        Ok(pages)
+    }
+}
+
+/// Where in a text a part of it begins.
+fn offset(text: &str, part: &str) -> usize {
+    (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize)
+}
+
+impl From<Error> for TemplateError {
+    fn from(error: Error) -> Self {
+        let what = match error.detail() {
+            Some(detail) => format!("{}: {detail}", error.kind()),
+            None => error.kind().to_string(),
+        };
+        Self::Invalid { line: error.line().unwrap_or(1), what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(reason: Option<&str>) -> Content {
+        let (since, until) = (Some(Timestamp::UNIX_EPOCH), Timestamp::from_second(3600).ok());
+        let (status, reason) = (StatusCode::SERVICE_UNAVAILABLE, reason.map(str::to_owned));
+        Content { status, subject: Subject::Maintenance, reason, since, until }
+    }
+
+    fn fill(source: &str, reason: &str) -> Html {
+        let (content, brand) = (content(Some(reason)), Brand::default());
+        let filling = Filling {
+            content: &content,
+            language: Language::ENGLISH,
+            sent: Sent::Nothing,
+            retry_after: 60,
+            brand: &brand,
+        };
+        Template::of_own(source).unwrap().own(&filling).unwrap()
+    }
+
+    #[test]
+    fn the_built_in_page_would_pass_as_ones_own() {
+        assert_eq!(Template::of_own(include_str!("page.html")).err(), None);
+    }
+
+    #[test]
+    fn what_a_template_may_say() {
+        let table = [
+            ("{{ reason }}", "a &lt;b&gt;\n\nhttps:&#x2f;&#x2f;example.org"),
+            ("{{ since }} {{ until }}", "1970-01-01T00:00:00Z 1970-01-01T01:00:00Z"),
+            ("{{ language }} {{ direction }} {{ status }} {{ retry_after }}", "en ltr 503 60"),
+            ("{{ heading }} {{ texts.again }}", "Down for maintenance Try again"),
+            ("{{ title }}|{{ logo }}|{{ accent or 'none' }}", "||none"),
+            ("{% if maintenance and not form_refused %}yes{% endif %}", "yes"),
+        ];
+        for (source, expected) in table {
+            assert_eq!(fill(source, "a <b>\n\nhttps://example.org").page, expected, "{source}");
+        }
+        assert!(fill("{{ reason_html }}", "a\n\nhttps://example.org").page.contains("<a href="));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        let table = [
+            ("\n{{ resaon }}", 2, "undefined value"),
+            ("a\nb\n{% if %}", 3, "syntax error"),
+            ("{{ reason", 1, "syntax error"),
+            ("{% if maintenance %}\n", 1, "syntax error"),
+            ("\n\n\n{{ reason|shout }}", 4, "unknown filter"),
+            ("\n{{ texts.nothing }}", 2, "undefined value"),
+            // Only with a reason, only without, only for a form, only for a failure.
+            ("\n{% if reason %}{{ a }}{% endif %}", 2, "undefined value"),
+            ("\n{% if not reason %}{{ a }}{% endif %}", 2, "undefined value"),
+            ("\n{% if form_refused %}{{ a }}{% endif %}", 2, "undefined value"),
+            ("\n{% if status == 502 %}{{ a }}{% endif %}", 2, "undefined value"),
+            ("\n{% if logo %}{{ a }}{% endif %}", 2, "undefined value"),
+            ("\n{% include 'page' %}", 2, "syntax error"),
+            ("\n{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}", 2, "ran out of fuel"),
+        ];
+        for (source, line, what) in table {
+            let error = Template::of_own(source).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{line}: ")) && error.contains(what), "{source:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_reason_in_a_script_is_told() {
+        let source = "<script>1</script>\n\n<script>const reason = '{{ reason }}'</script>";
+        assert_eq!(Template::of_own(source).unwrap_err(), TemplateError::Script(3));
+        // Here it is no script's text.
+        assert_eq!(Template::of_own("<script data-reason=\"{{ reason }}\">1</script>").err(), None);
+    }
+
+    #[test]
+    fn nothing_that_a_reason_brings_is_run() {
+        let html = fill("<script>1</script>{{ reason|safe }}", "<script>2</script>");
+        assert_eq!(html.page, "<script>1</script><script>2</script>");
+        assert_eq!(html.policy, csp::for_own("<script>1</script>"));
+    }
+}
