@@ -8,19 +8,20 @@ use hyper::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::Gate;
-use super::negotiation::Wanted;
+use super::negotiation::Asked;
 use super::proxy::{Answer, Failure};
 
 /// An answer to a gRPC client.
 pub struct GrpcAnswer {
     answer: Answer,
+    asked: Asked,
     gate: Gate,
     is_broken: bool,
 }
 
 impl GrpcAnswer {
-    pub(super) fn new(answer: Answer, gate: Gate) -> Self {
-        Self { answer, gate, is_broken: false }
+    pub(super) fn new(answer: Answer, asked: Asked, gate: Gate) -> Self {
+        Self { answer, asked, gate, is_broken: false }
     }
 
     /// The status instead of the rest. `None` where the application has reset the stream: that has a meaning of its own,
@@ -29,7 +30,7 @@ impl GrpcAnswer {
         if let Failure::Reset(_) = failure {
             return None;
         }
-        let page = self.gate.failed(failure, Wanted::GRPC, false);
+        let page = self.gate.failed(failure, &self.asked, false);
         let mut trailers = page.headers().clone();
         let names = ["grpc-status", "grpc-message"];
         let others: Vec<_> = trailers.keys().filter(|name| !names.contains(&name.as_str())).cloned().collect();

@@ -36,6 +36,7 @@ use tracing::warn;
 
 use self::admission::{Admission, Policies};
 use self::grpc::GrpcAnswer;
+use self::negotiation::language::Lately;
 use self::negotiation::{Asked, Wanted};
 use self::page::Pages;
 use self::page::design::Design;
@@ -99,6 +100,7 @@ struct Rendered {
     retry_after: Duration,
     /// Whether nobody is refused while maintenance mode is off.
     forwards: bool,
+    lately: Lately,
     pages: Pages,
 }
 
@@ -119,7 +121,8 @@ impl Gate {
             Forwarding { state: state.clone(), proxy, requests, policies: forward.policies }
         });
         let pages = Pages::new(state.borrow_and_update().mode(), retry_after, design.borrow_and_update().clone());
-        let rendered = Rendered { state, design, retry_after, forwards: forwarding.is_some(), pages };
+        let forwards = forwarding.is_some();
+        let rendered = Rendered { state, design, retry_after, forwards, lately: Lately::default(), pages };
         Self(Arc::new(Shared { refused, rendered: Mutex::new(rendered), forwarding }))
     }
 
@@ -151,16 +154,21 @@ impl Gate {
 
     /// The refusal of a request that says this of itself.
     fn refuse(&self, asked: &Asked) -> Response<Full<Bytes>> {
-        let response = self.with_pages(|pages| pages.refusal(asked.wanted()));
+        let response = self.with_pages(asked, Pages::refusal);
         self.0.refused.inc();
         response
     }
 
-    /// The pages as they are now.
-    fn with_pages<T>(&self, read: impl FnOnce(&mut Pages) -> T) -> T {
+    /// An answer by the pages as they are now, to a request that says this of itself.
+    fn with_pages(
+        &self,
+        asked: &Asked,
+        answer: impl FnOnce(&mut Pages, Wanted) -> Response<Full<Bytes>>,
+    ) -> Response<Full<Bytes>> {
         let mut rendered = self.0.rendered.lock().unwrap_or_else(PoisonError::into_inner);
         rendered.refresh();
-        read(&mut rendered.pages)
+        let wanted = asked.wanted(&mut rendered.lately);
+        answer(&mut rendered.pages, wanted)
     }
 }
 
@@ -224,10 +232,12 @@ impl Gate {
         match proxy.forward(request, in_flight, pass).await {
             Ok(answer) => answer.map(|body| match body {
                 None => Reply::Own(Full::default()),
-                Some(answer) if asked.is_grpc() && !is_http1 => Reply::Grpc(Box::new(GrpcAnswer::new(answer, self))),
+                Some(answer) if asked.is_grpc() && !is_http1 => {
+                    Reply::Grpc(Box::new(GrpcAnswer::new(answer, asked, self)))
+                }
                 Some(answer) => Reply::Forwarded(answer),
             }),
-            Err(failure) => self.failed(&failure, asked.wanted(), is_http1).map(Reply::Own),
+            Err(failure) => self.failed(&failure, &asked, is_http1).map(Reply::Own),
         }
     }
 
@@ -267,8 +277,8 @@ impl Gate {
     fn visited(&self, request: Request<RequestBody>, bypass: &Bypass) -> Response<Full<Bytes>> {
         let response = bypass.visit(&request, Timestamp::now()).unwrap_or_else(|| {
             self.0.refused.inc();
-            let wanted = Asked::by(&request).wanted();
-            let mut response = self.with_pages(|pages| pages.failure(StatusCode::NOT_FOUND, wanted));
+            let asked = Asked::by(&request);
+            let mut response = self.with_pages(&asked, |pages, wanted| pages.failure(StatusCode::NOT_FOUND, wanted));
             // The path may be a token that is almost right, or that was right until just now.
             response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
             response
@@ -277,8 +287,8 @@ impl Gate {
     }
 
     /// The answer to a request that the application has not answered.
-    fn failed(&self, failure: &Failure, wanted: Wanted, is_http1: bool) -> Response<Full<Bytes>> {
-        let mut response = self.with_pages(|pages| match failure {
+    fn failed(&self, failure: &Failure, asked: &Asked, is_http1: bool) -> Response<Full<Bytes>> {
+        let mut response = self.with_pages(asked, |pages, wanted| match failure {
             Failure::Cut => pages.cut(wanted),
             failure => pages.failure(failure.status(), wanted),
         });

@@ -2,15 +2,22 @@
 //! weights, that a text fits, or else English (look-up, RFC 4647 §3.4).
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::sync::LazyLock;
 
 use fluent_langneg::{LanguageIdentifier, NegotiationStrategy, negotiate_languages};
+use hyper::header::HeaderValue;
 
 use super::weighted;
 use crate::gate::page::texts;
 
 /// More ranges than anybody reads languages.
 const RANGES: usize = 32;
+
+/// How many values are known at a time.
+const KNOWN: usize = 16;
+/// The longest that is kept, in bytes.
+const LONGEST: usize = 128;
 
 /// A language that there are texts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +85,26 @@ impl Language {
     #[must_use]
     pub(in crate::gate) fn tag(self) -> &'static str {
         self.0
+    }
+}
+
+/// What was asked for lately. Most clients ask for what another one before them has asked for, and looking that up takes
+/// a fraction of the time.
+#[derive(Debug, Default)]
+pub(in crate::gate) struct Lately(VecDeque<(HeaderValue, Language)>);
+
+impl Lately {
+    /// The language that this value of `Accept-Language` asks for.
+    pub(super) fn preferred(&mut self, ranges: &HeaderValue) -> Language {
+        if let Some((_, language)) = self.0.iter().find(|(known, _)| known == ranges) {
+            return *language;
+        }
+        let language = Language::preferred(ranges.as_bytes());
+        if ranges.len() <= LONGEST {
+            self.0.truncate(KNOWN - 1);
+            self.0.push_front((ranges.clone(), language));
+        }
+        language
     }
 }
 
@@ -157,5 +184,24 @@ mod tests {
             assert_eq!(Language::preferred(tag.as_bytes()).tag(), *tag);
         }
         assert_eq!(OFFERS.len(), texts::TAGS.len() + ALIASES.len(), "all are tags");
+    }
+
+    #[test]
+    fn what_was_asked_for_lately() {
+        let mut lately = Lately::default();
+        let mut preferred = |ranges: &str| {
+            let language = lately.preferred(&HeaderValue::from_str(ranges).unwrap()).tag();
+            (language, lately.0.len())
+        };
+        assert_eq!(preferred("de"), ("de", 1));
+        assert_eq!(preferred("fr"), ("fr", 2));
+        assert_eq!(preferred("de"), ("de", 2));
+        for region in 100..200 {
+            assert!(preferred(&format!("de-{region}")).1 <= KNOWN);
+        }
+        assert_eq!(preferred("fr"), ("fr", KNOWN));
+        let long = format!("ja{}", ",mi".repeat(100));
+        assert_eq!(preferred(&long), ("ja", KNOWN));
+        assert!(lately.0.iter().all(|(known, _)| known.len() <= LONGEST));
     }
 }

@@ -7,7 +7,7 @@ use hyper::header::{ACCEPT, ACCEPT_LANGUAGE, AsHeaderName, HeaderMap, HeaderValu
 use hyper::{Method, Request};
 
 use self::format::Format;
-use self::language::Language;
+use self::language::{Language, Lately};
 
 /// What a request says about the answer that its client can read. Kept aside where the request itself is sent on: only an
 /// answer that is made here needs it.
@@ -30,11 +30,6 @@ pub(super) struct Wanted {
     pub head: bool,
     /// Whether the request was to change something: its method is not safe (RFC 9110 §9.2.1).
     pub sends: bool,
-}
-
-impl Wanted {
-    /// An answer in gRPC.
-    pub(super) const GRPC: Self = Self { format: Format::Grpc, language: Language::ENGLISH, head: false, sends: true };
 }
 
 impl Asked {
@@ -63,14 +58,14 @@ impl Asked {
 
     /// The answer that suits it best.
     #[must_use]
-    pub(super) fn wanted(&self) -> Wanted {
+    pub(super) fn wanted(&self, lately: &mut Lately) -> Wanted {
         let format = match (self.is_grpc, &self.accept) {
             (true, _) => Format::Grpc,
             (false, accept) => accept.as_ref().map_or(Format::Text, |accept| Format::preferred(accept.as_bytes())),
         };
         let language = match format {
             Format::Html | Format::Text => {
-                self.languages.as_ref().map_or(Language::ENGLISH, |ranges| Language::preferred(ranges.as_bytes()))
+                self.languages.as_ref().map_or(Language::ENGLISH, |ranges| lately.preferred(ranges))
             }
             Format::Json | Format::Grpc => Language::default(),
         };
