@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod alerts;
+mod appearance;
 mod application;
 mod bypass;
 mod chart_values;
