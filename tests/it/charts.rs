@@ -238,7 +238,8 @@ fn the_sidecar_is_right(rendered: &Rendered) {
     for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", ready)] {
         assert_eq!(sidecar[probe]["httpGet"], json!({"path": path, "port": "pitstop-admin"}), "{rendered}");
     }
-    let environment = |name| list(&sidecar["env"]).iter().find(|each| each["name"] == name).map(|each| &each["value"]);
+    let environment =
+        |name: &str| list(&sidecar["env"]).iter().find(|each| each["name"] == name).map(|each| &each["value"]);
     let (upstream, timeout) = match rendered.case {
         "gate" => (Some(json!("http://127.0.0.1:8080")), None),
         "gate-localhost" => (Some(json!("http://[::1]:3000")), Some(json!("2m"))),
@@ -247,8 +248,18 @@ fn the_sidecar_is_right(rendered: &Rendered) {
     for (name, value) in [("PITSTOP_UPSTREAM", upstream), ("PITSTOP_UPSTREAM_TIMEOUT", timeout)] {
         assert_eq!(environment(name), value.as_ref(), "{rendered}");
     }
-    let mounts: Vec<_> =
+    let (title, logo) = match rendered.case {
+        "page" => (Some(json!("The Shop")), Some(json!("/maintenance-page/logo.svg"))),
+        _ => (None, None),
+    };
+    let accent = title.as_ref().map(|_| json!("#0a7"));
+    let page = [("TITLE", title), ("ACCENT", accent), ("LOGO", logo.clone()), ("PAGE", None)];
+    for (name, value) in page {
+        assert_eq!(environment(&format!("PITSTOP_{name}")), value.as_ref(), "{rendered}");
+    }
+    let mut mounts: Vec<_> =
         list(&sidecar["volumeMounts"]).iter().map(|mount| mount["mountPath"].as_str().unwrap()).collect();
+    assert_eq!(mounts.pop_if(|mount| *mount == "/maintenance-page").is_some(), logo.is_some(), "{rendered}");
     let files = mounts.iter().map(|mount| format!("{mount}/MAINTENANCE")).collect::<Vec<_>>().join(":");
     if rendered.case == "shared-switch" {
         assert_eq!((&*files, environment("PITSTOP_FILE")), ("/maintenance/MAINTENANCE", None), "{rendered}");

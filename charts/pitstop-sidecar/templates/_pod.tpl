@@ -62,6 +62,18 @@ pitstop
 {{ .sidecar.Values.fleet.configMap | default (include "pitstop-sidecar.maintenance" .) }}
 {{- end -}}
 
+{{/* Not empty if the page has files of its own. */}}
+{{- define "pitstop-sidecar.pageFiles" -}}
+{{- $page := .sidecar.Values.page -}}
+{{- if and (or $page.logo $page.template) (not $page.configMap) -}}
+{{- fail "page.configMap is not set: page.logo and page.template are keys of it" -}}
+{{- else if and $page.configMap (not (or $page.logo $page.template)) -}}
+{{- fail (printf "page.configMap: of %s, page.logo or page.template names a key" $page.configMap) -}}
+{{- else if $page.configMap -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* The container, without what makes it a native sidecar. */}}
 {{- define "pitstop-sidecar.container" -}}
 {{- $values := .sidecar.Values -}}
@@ -89,6 +101,22 @@ env:
   {{- with $values.retryAfter }}
   - name: PITSTOP_RETRY_AFTER
     value: {{ quote . }}
+  {{- end }}
+  {{- with $values.page.title }}
+  - name: PITSTOP_TITLE
+    value: {{ quote . }}
+  {{- end }}
+  {{- with $values.page.accent }}
+  - name: PITSTOP_ACCENT
+    value: {{ quote . }}
+  {{- end }}
+  {{- with $values.page.logo }}
+  - name: PITSTOP_LOGO
+    value: /maintenance-page/{{ . }}
+  {{- end }}
+  {{- with $values.page.template }}
+  - name: PITSTOP_PAGE
+    value: /maintenance-page/{{ . }}
   {{- end }}
   {{- with $values.poll }}
   - name: PITSTOP_POLL
@@ -141,6 +169,11 @@ volumeMounts:
     mountPath: /maintenance-fleet
     readOnly: true
   {{- end }}
+  {{- if include "pitstop-sidecar.pageFiles" . }}
+  - name: maintenance-page
+    mountPath: /maintenance-page
+    readOnly: true
+  {{- end }}
 {{- end -}}
 
 {{/* A list for `initContainers`, before all others: the sidecar if it is a native one, else nothing. */}}
@@ -182,6 +215,12 @@ volumeMounts:
 - name: maintenance-fleet
   configMap:
     name: {{ include "pitstop-sidecar.configMap" . }}
+    optional: true
+{{- end }}
+{{- if include "pitstop-sidecar.pageFiles" . }}
+- name: maintenance-page
+  configMap:
+    name: {{ .sidecar.Values.page.configMap }}
     optional: true
 {{- end }}
 {{- end -}}
