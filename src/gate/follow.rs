@@ -11,9 +11,9 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use tracing::{info, warn};
 
-/// Calls `look` each time that so much time has passed, until it returns `None`: nobody needs to know any more. What it finds
-/// wrong is told once, followed by `consequence`; and that it is over is told by `over`. In a thread of its own, since
-/// a volume may hang.
+/// Calls `look` now and each time that so much time has passed, until it returns `None`: nobody needs to know any more. What it
+/// finds wrong is told once, followed by `consequence`; and that it is over is told by `over`. In a thread of its own,
+/// since a volume may hang.
 ///
 /// # Errors
 ///
@@ -21,14 +21,12 @@ use tracing::{info, warn};
 pub(super) fn follow(
     thread: &str,
     every: Duration,
-    mut told: Option<String>,
     (consequence, over): (&'static str, &'static str),
     mut look: impl FnMut() -> Option<Result<(), String>> + Send + 'static,
 ) -> io::Result<()> {
     thread::Builder::new().name(thread.to_owned()).spawn(move || {
-        loop {
-            thread::sleep(every);
-            let Some(found) = look() else { return };
+        let mut told = None;
+        while let Some(found) = look() {
             let trouble = found.err();
             match &trouble {
                 Some(trouble) if told.as_ref() != Some(trouble) => warn!("{trouble}: {consequence}"),
@@ -36,6 +34,7 @@ pub(super) fn follow(
                 _ => {}
             }
             told = trouble;
+            thread::sleep(every);
         }
     })?;
     Ok(())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tempfile::tempdir;
 
 use crate::application::Application;
+use crate::filesystem::{Operation, Silence, Volume};
 use crate::fixture::{Reply, Sidecar, eventually, pitstop, program, put, request};
 
 const HTML: (&str, &str) = ("Accept", "text/html");
@@ -188,6 +189,20 @@ fn a_fifo_does_not_hang_it() {
     let sidecar = sidecar(&[], &["--page", fifo.to_str().unwrap()]);
     sidecar.logs("cannot be read: it is no regular file");
     assert!(page(&sidecar).body.contains(BUILT_IN));
+}
+
+#[test]
+fn a_mount_that_hangs_does_not_delay_the_start() {
+    let volume = Volume::mount();
+    volume.set(Some("mine"));
+    let silence = volume.silence(&Operation::ALL);
+    let sidecar = sidecar(&[], &["--page", volume.file().to_str().unwrap()]);
+    // Moved, to be dropped before the sidecar if this fails.
+    let silence: Silence = silence;
+    assert!(volume.is_waited_for());
+    assert!(page(&sidecar).body.contains(BUILT_IN));
+    drop(silence);
+    shows(&sidecar, "mine");
 }
 
 /// As the kubelet changes a ConfigMap's volume.

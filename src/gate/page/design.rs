@@ -5,7 +5,7 @@ use std::fmt::{Display, Formatter};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -20,8 +20,8 @@ use crate::gate::negotiation::language::Language;
 
 /// The largest template, in bytes.
 const PAGE_SIZE: usize = 1024 * 1024;
-/// What it means that something is wrong with a file.
-const UNUSED: &str = "the page stays as it was";
+/// How long to wait for the first look at the files.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
 
 /// What the page is made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -188,37 +188,47 @@ impl Files {
     }
 }
 
-/// The design, now and whenever its files have changed: they are read again each time that so much time has passed.
+/// The design, now and whenever its files have changed: they are read again each time that so much time has passed. Where
+/// that takes too long at first, the built-in page is shown meanwhile.
 ///
 /// # Errors
 ///
 /// The system gives no thread.
 pub fn follow(sources: Sources, every: Duration) -> io::Result<watch::Receiver<Arc<Design>>> {
     let Sources { title, logo: logo_path, accent, page } = sources;
+    let plain = Brand { title, logo: None, accent };
+    let (publish, followed) = watch::channel(Arc::new(Design { brand: plain.clone(), own: None }));
+    if page.is_none() && logo_path.is_none() {
+        return Ok(followed);
+    }
     let mut files = Files {
-        plain: Brand { title, logo: None, accent },
+        plain,
         page: page.map(|path| Source::new("--page", path, PAGE_SIZE, own)),
         logo: logo_path.map(|path| Source::new("--logo", path, LOGO_SIZE, logo)),
     };
-    let design = files.look().unwrap_or_else(|| Design { brand: files.plain.clone(), own: None });
-    let (publish, followed) = watch::channel(Arc::new(design));
-    if files.page.is_none() && files.logo.is_none() {
-        return Ok(followed);
-    }
-    let trouble = files.trouble();
-    if let Some(trouble) = &trouble {
-        warn!("{trouble}: {UNUSED}");
-    }
-    follow::follow("page", every, trouble, (UNUSED, "the files of the page are in order again"), move || {
-        if publish.is_closed() {
-            return None;
-        }
-        if let Some(design) = files.look() {
-            info!("the page has changed");
-            publish.send_replace(Arc::new(design));
-        }
-        Some(files.trouble().map_or(Ok(()), Err))
-    })?;
+    let (looked, first) = mpsc::sync_channel(1);
+    let mut looked = Some(looked);
+    follow::follow(
+        "page",
+        every,
+        ("the page stays as it was", "the files of the page are in order again"),
+        move || {
+            if publish.is_closed() {
+                return None;
+            }
+            let design = files.look();
+            if looked.is_none() && design.is_some() {
+                info!("the page has changed");
+            }
+            if let Some(design) = design {
+                publish.send_replace(Arc::new(design));
+            }
+            // Nobody waits for it where it took too long.
+            looked.take().map(|looked| looked.try_send(()));
+            Some(files.trouble().map_or(Ok(()), Err))
+        },
+    )?;
+    let _ = first.recv_timeout(FIRST_LOOK);
     Ok(followed)
 }
 

@@ -76,7 +76,7 @@ impl Bypass {
     pub fn follow(self: &Arc<Self>, every: Duration) -> io::Result<()> {
         let bypass = Arc::downgrade(self);
         let words = ("nobody bypasses maintenance", "the bypass token can be read again");
-        follow::follow("bypass-token", every, None, words, move || {
+        follow::follow("bypass-token", every, words, move || {
             bypass.upgrade().map(|bypass| bypass.read().map_err(|error| error.to_string()))
         })
     }
