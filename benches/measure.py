@@ -42,6 +42,15 @@ def connect(port, source=None):
 
 def ask(connection, request):
     """Sends a request and reads one answer; gives its status."""
+    return exchange(connection, request)[0]
+
+
+def fetch(connection, request):
+    """Sends a request and reads one answer; gives its body."""
+    return exchange(connection, request)[1]
+
+
+def exchange(connection, request):
     connection.sendall(request)
     answer = b""
     while b"\r\n\r\n" not in answer:
@@ -50,7 +59,7 @@ def ask(connection, request):
     length = next(int(l.split(b":")[1]) for l in head.lower().split(b"\r\n") if l.startswith(b"content-length:"))
     while len(body) < length:
         body += received(connection)
-    return int(head.split(b" ", 2)[1])
+    return int(head.split(b" ", 2)[1]), body
 
 
 def received(connection):
