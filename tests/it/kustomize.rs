@@ -279,6 +279,33 @@ fn two_applications_have_a_switch_and_a_service_each() {
 }
 
 #[test]
+fn the_readme_puts_a_name_on_the_page() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let chapter = &readme[readme.find("#### Your name on the page").unwrap()..];
+    let patches = chapter.split("```").nth(1).unwrap().trim_start_matches("yaml");
+    let shop = [workload("Deployment", &json!({"containers": [{"name": "app", "image": "shop"}]}))];
+    for (component, list_of) in
+        [("sidecar", "containers"), ("gate", "containers"), ("native-sidecar", "initContainers")]
+    {
+        let overlay = Overlay::new(&shop, &[component], &patches.replace("containers:", &format!("{list_of}:")));
+        fs::write(overlay.0.path().join("logo.svg"), "<svg/>").unwrap();
+        let objects = if list_of == "containers" { overlay.objects() } else { overlay.native_objects() };
+        let pod = &find(&objects, "Deployment")["spec"]["template"]["spec"];
+        let pitstop = list(&pod[list_of]).iter().find(|container| container["name"] == "pitstop").unwrap();
+        let variables = list(&pitstop["env"]);
+        for (name, value) in [("TITLE", "The Shop"), ("ACCENT", "#0a7"), ("LOGO", "/maintenance-page/logo.svg")] {
+            let expected = json!({"name": format!("PITSTOP_{name}"), "value": value});
+            assert!(variables.contains(&expected), "{component}: {variables:?}");
+        }
+        assert_eq!(pitstop["image"], concat!("pitstop:", env!("CARGO_PKG_VERSION")), "{component}: the rest stays");
+        let files = list(&pod["volumes"]).iter().find(|volume| volume["name"] == "page").unwrap();
+        let name = files["configMap"]["name"].as_str().unwrap();
+        let data = objects.iter().find(|object| object["metadata"]["name"] == name).unwrap();
+        assert_eq!(data["data"], json!({"logo.svg": "<svg/>"}), "{component}");
+    }
+}
+
+#[test]
 fn the_readme_tells_a_second_application_apart() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let chapter = &readme[readme.find("#### A second application").unwrap()..];
