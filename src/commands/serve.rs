@@ -8,6 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::Request;
+use axum::routing::any;
 use hyper_util::service::TowerToHyperService;
 use prometheus::Registry;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -20,6 +22,7 @@ use super::{Failure, maintenance_files, runtime};
 use crate::admin::routes::{Admin, router};
 use crate::cli::{self, Common, HOLD_LIMIT, Serve};
 use crate::gate::admission::Policies;
+use crate::gate::forward_auth::{self, ForwardAuth};
 use crate::gate::page::design::{self, Sources};
 use crate::gate::policy::Policy;
 use crate::gate::policy::bypass::Bypass;
@@ -70,7 +73,9 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     let design = design::follow(sources(serve), serve.poll)?;
     let in_flight = forward.as_ref().map(|forward| forward.requests.in_flight.clone());
     let held = forward.as_ref().map(|forward| forward.requests.held.clone());
-    let gate = || Gate::new(state.clone(), design.clone(), serve.retry_after, metrics.refused(), forward.clone());
+    let gate_for = |forward| Gate::new(state.clone(), design.clone(), serve.retry_after, metrics.refused(), forward);
+    let forward_auth = ForwardAuth::new(state.clone(), gate_for(None));
+    let gate = || gate_for(forward.clone());
     let gates: Vec<_> = (0..serve.threads.get()).map(|_| gate()).collect();
 
     runtime.block_on(async {
@@ -89,7 +94,9 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
             traffic_served.spawn(serve_traffic(traffic.try_clone()?, gate, cuts.clone(), stop.clone())?);
         }
         drop(traffic);
-        let routes = router(Admin { state, looks, stop: stop.clone(), metrics, in_flight, held });
+        let forward_auth = any(async move |request: Request| forward_auth.answer(request).map(Body::new));
+        let routes = router(Admin { state, looks, stop: stop.clone(), metrics, in_flight, held })
+            .route(forward_auth::PATH, forward_auth);
         let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), Cuts::default(), stop);
         let traffic_served = async {
             while let Some(served) = traffic_served.join_next().await {

@@ -2,12 +2,15 @@
 //! an application behind this and maintenance mode is off, forwarded to it. In maintenance an operator may let some
 //! through, or let them wait for its end.
 //!
+//! Proxies that forward themselves may ask `forward_auth`, on the admin listener, whether they may.
+//!
 //! The way of one request: `admission` asks the pure `verdict` what becomes of it, as the state and the `policy` say.
-//! Refused, it gets a `page` that suits its client, by `negotiation`. Let in, `proxy` makes of it what the application gets, sends it on a
-//! connection of `upstream`, and passes the answer on.
+//! Refused, it gets a `page` that suits its client, by `negotiation`. Let in, `proxy` makes of it what the application
+//! gets, sends it on a connection of `upstream`, and passes the answer on.
 
 pub mod admission;
 mod follow;
+pub mod forward_auth;
 mod grpc;
 mod negotiation;
 pub mod page;
@@ -304,7 +307,10 @@ impl Gate {
     }
 
     /// Answers a request without its body, and sees to what its client still sends.
-    fn answered(mut response: Response<Full<Bytes>>, request: Request<RequestBody>) -> Response<Full<Bytes>> {
+    fn answered<B>(mut response: Response<Full<Bytes>>, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+    {
         if !request.body().is_end_stream() {
             let is_http1 = request.version() < Version::HTTP_2;
             if is_http1 && request.body().size_hint().lower() > DISCARD as u64 {
@@ -388,7 +394,7 @@ impl Future for Replying {
 /// Reads a body to its end so that the next request on its connection can be read. If it is too long, the
 /// connection closes instead; over HTTP/2 only its stream is reset, and not before the client has had time to take up
 /// the answer: against RFC 9113 §8.1, curl 7.88 loses it if the reset comes with it.
-async fn discard(mut body: RequestBody) {
+async fn discard(mut body: impl Body<Data = Bytes> + Unpin) {
     let mut left = DISCARD;
     let read = async {
         while let Some(Ok(frame)) = body.frame().await {

@@ -66,7 +66,10 @@ impl Metrics {
             .const_label("revision", REVISION);
         added(&registry, IntGauge::with_opts(build_info)?)?.set(1);
         let requests = IntCounterVec::new(
-            Opts::new("pitstop_requests_total", "Requests to the traffic listener, by what became of them."),
+            Opts::new(
+                "pitstop_requests_total",
+                "Requests to the traffic listener, by what became of them; refusals include those of /forward-auth.",
+            ),
             &["outcome"],
         )?;
         let changes = IntCounterVec::new(

@@ -18,6 +18,7 @@ mod fietsboek_gate;
 mod file;
 mod filesystem;
 mod fixture;
+mod forward_auth;
 mod forwarding;
 mod grpc;
 mod h2c;

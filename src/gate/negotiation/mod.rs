@@ -13,7 +13,8 @@ use self::language::{Language, Lately};
 /// answer that is made here needs it.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    method: Method,
+    head: bool,
+    sends: bool,
     is_grpc: bool,
     accept: Option<HeaderValue>,
     languages: Option<HeaderValue>,
@@ -34,20 +35,22 @@ pub(super) struct Wanted {
 
 impl Asked {
     /// What this request says.
-    #[must_use]
     pub(super) fn by<B>(request: &Request<B>) -> Self {
-        Self::with(request.method().clone(), request.headers())
-    }
-
-    /// What a request with this method and these headers says.
-    #[must_use]
-    pub(super) fn with(method: Method, headers: &HeaderMap) -> Self {
+        let (method, headers) = (request.method(), request.headers());
         Self {
-            is_grpc: format::is_grpc(&method, headers),
+            head: *method == Method::HEAD,
+            sends: !method.is_safe(),
+            is_grpc: format::is_grpc(method, headers),
             accept: list(headers, ACCEPT),
             languages: list(headers, ACCEPT_LANGUAGE),
-            method,
         }
+    }
+
+    /// What a request says of which a proxy gives the headers, and this method, to ask whether it may pass. A refusal in gRPC
+    /// has status 200, which the proxy would take for leave; of one of 503 a gRPC client makes `UNAVAILABLE` itself.
+    pub(super) fn for_client<B>(question: &Request<B>, method: &Method) -> Self {
+        // Who has asked for a body waits for one, whatever the client has asked for.
+        Self { sends: !method.is_safe(), is_grpc: false, ..Self::by(question) }
     }
 
     /// Whether it expects an answer in gRPC.
@@ -69,7 +72,7 @@ impl Asked {
             }
             Format::Json | Format::Grpc => Language::default(),
         };
-        Wanted { format, language, head: self.method == Method::HEAD, sends: !self.method.is_safe() }
+        Wanted { format, language, head: self.head, sends: self.sends }
     }
 }
 
