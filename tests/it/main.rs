@@ -43,6 +43,7 @@ mod podman;
 mod policies;
 mod probes;
 mod prometheus;
+mod proxies;
 mod real_servers;
 mod refusals;
 mod restarts;
