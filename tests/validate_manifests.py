@@ -120,7 +120,8 @@ def custom(objects):
 
 def is_built_in(api_version):
     group = api_version.rpartition("/")[0]
-    return "." not in group or group.endswith(".k8s.io")
+    # The Gateway API is a project of Kubernetes's own, but its kinds are custom ones.
+    return "." not in group or (group.endswith(".k8s.io") and group != "gateway.networking.k8s.io")
 
 
 def main():

@@ -25,6 +25,7 @@ mod h2c;
 mod holding;
 mod http2_application;
 mod image;
+mod ingresses;
 mod jobs;
 mod kernel;
 mod kustomize;

@@ -228,9 +228,14 @@ const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: shop}\nsp
 const POD_MONITOR: &str = "apiVersion: monitoring.coreos.com/v1\nkind: PodMonitor\nmetadata: {name: shop}\n\
                            spec: {selector: {}, podMetricsEndpoints: [{port: pitstop-admin}]}\n";
 
+const HTTP_ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: shop}\n\
+                          spec: {rules: [{backendRefs: [{name: shop, port: 80, weight: 1}]}]}\n";
+const INGRESS_ROUTE: &str = "apiVersion: traefik.io/v1alpha1\nkind: IngressRoute\nmetadata: {name: shop}\n\
+                             spec: {routes: [{match: PathPrefix(`/`), services: [{name: shop, port: 80}]}]}\n";
+
 #[test]
 fn valid_manifests_are() {
-    for text in [SERVICE, POD_MONITOR] {
+    for text in [SERVICE, POD_MONITOR, HTTP_ROUTE, INGRESS_ROUTE] {
         let stream = format!("# A comment.\n---\n{text}---\n{text}");
         for arguments in
             [&["-"][..], &["--kubernetes", "1.29", "-"], &["--kubernetes", "v1.25", "--kubernetes", "1.34", "-"]]
@@ -265,6 +270,14 @@ fn what_is_wrong_with_a_manifest_is_said() {
         (
             POD_MONITOR.replace("pitstop-admin", "9503"),
             format!("{monitor}spec.podMetricsEndpoints[0].port: must be string"),
+        ),
+        (
+            HTTP_ROUTE.replace("weight", "wight"),
+            "-: document 1: HTTPRoute shop: spec.rules[0].backendRefs[0].wight: there is no such field".to_owned(),
+        ),
+        (
+            INGRESS_ROUTE.replace("services", "service"),
+            "-: document 1: IngressRoute shop: spec.routes[0].service: there is no such field".to_owned(),
         ),
         (POD_MONITOR.replace("selector", "select"), format!("{monitor}spec: must have required property selector")),
         (
