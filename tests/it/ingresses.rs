@@ -162,6 +162,10 @@ fn traefik(api: SocketAddr, flags: &[&str]) -> (Running, SocketAddr) {
         command.args(["--global.checkNewVersion=false", "--global.sendAnonymousUsage=false", "--log.noColor=true"]);
         command.args(["--providers.providersThrottleDuration=100ms"]);
         command.args(flags.iter().map(|flag| flag.replace("API", &format!("http://{api}"))));
+        // Which it would rather believe.
+        for variable in ["KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"] {
+            command.env_remove(variable);
+        }
         let mut traefik = Running::start(command);
         let mut taken = false;
         eventually("Traefik listens", || {
