@@ -10,6 +10,7 @@ mod bypass;
 mod chart_values;
 mod charts;
 mod commands;
+mod compose;
 mod costs;
 mod draining;
 mod events;
