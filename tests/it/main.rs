@@ -54,6 +54,7 @@ mod server;
 mod smoke;
 mod smuggling;
 mod stopping;
+mod systemd;
 mod threads;
 mod upgrades;
 mod upstream_connections;

@@ -108,7 +108,7 @@ impl Place {
 
 #[test]
 fn shellcheck_finds_nothing() {
-    for script in ["deploy/kubectl-pitstop", "benches/fleet"] {
+    for script in ["deploy/kubectl-pitstop", "benches/fleet", "tests/systemd-boot"] {
         let output = program("shellcheck").arg(script).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
