@@ -26,10 +26,10 @@ fn compose(arguments: &[&str]) -> Command {
     command
 }
 
-/// A container engine with a storage and a network namespace of its own, and the images of the example in it.
+/// A container engine with a storage, a network and processes of its own, and the images of the example in it.
 struct Engine {
-    /// Has the namespace, as long as it runs.
-    network: Running,
+    /// Has the namespaces. When it ends, so does all that runs in them.
+    namespaces: Running,
     place: TempDir,
 }
 
@@ -39,12 +39,14 @@ impl Engine {
             program(name);
         }
         let place = tempfile::tempdir().unwrap();
-        let mut namespace = program("unshare");
-        namespace.args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 86400"]);
-        let mut network = Running::start(namespace);
-        eventually("the namespace is there", || {
-            network.runs();
-            network.stdout() == "up\n"
+        let mut namespaces = program("unshare");
+        namespaces.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]);
+        // What engines have in common is below /run: the DNS server, for one.
+        namespaces.arg("mount -t tmpfs tmpfs /run && ip link set lo up && echo up && exec sleep 86400");
+        let mut namespaces = Running::start(namespaces);
+        eventually("the namespaces are there", || {
+            namespaces.runs();
+            namespaces.stdout() == "up\n"
         });
         let path = place.path().display();
         let settings = format!(
@@ -56,7 +58,7 @@ impl Engine {
         let storage =
             format!("[storage]\ndriver = \"vfs\"\ngraphroot = \"{path}/storage\"\nrunroot = \"{path}/run\"\n");
         fs::write(place.path().join("storage.conf"), storage).unwrap();
-        let engine = Self { network, place };
+        let engine = Self { namespaces, place };
         engine.images();
         engine
     }
@@ -76,12 +78,17 @@ impl Engine {
         self.place.path()
     }
 
-    /// Puts a command into this engine and network.
+    /// Puts a command among them.
     fn inside(&self, command: &mut Command) {
         command.env("CONTAINERS_CONF", self.path().join("containers.conf"));
         command.env("CONTAINERS_STORAGE_CONF", self.path().join("storage.conf"));
-        command.env_remove("IMAGE").current_dir(directory());
-        behind(&["nsenter", &format!("--net=/proc/{}/ns/net", self.network.pid()), "--"], command);
+        command.env_remove("IMAGE");
+        let pid = self.namespaces.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        // A directory is lost on the way.
+        let chdir = format!("--chdir={}", directory().display());
+        let enter = ["nsenter", "--target", children.trim(), "--net", "--mount", "--pid", "--", "env", &chdir];
+        behind(&enter, command);
     }
 
     fn run(&self, command: &mut Command) -> Printed {
@@ -117,8 +124,8 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.podman(&["rm", "--all", "--force", "--volumes", "--time=0"]);
-        self.podman(&["network", "prune", "--force"]);
+        // Which also removes their control groups.
+        self.compose(&["down", "--timeout=0", "--volumes"]);
     }
 }
 
