@@ -59,4 +59,5 @@ mod threads;
 mod upgrades;
 mod upstream_connections;
 mod upstream_errors;
+mod varnish;
 mod watcher;
