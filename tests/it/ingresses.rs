@@ -213,6 +213,34 @@ fn traefik_with_empty_services() {
 }
 
 #[test]
+fn traefik_asks_before_each_request() {
+    let mut shop = Shop::new("traefik.yaml", &INGRESS_ROUTE);
+    let text = fs::read_to_string(recipe("traefik-forward-auth.yaml")).unwrap();
+    let mut added = documents(&[&text]).remove(0);
+    // What its comment says to put into the other.
+    let middlewares: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("#     - name: ")).collect();
+    let middlewares: Vec<_> = middlewares.iter().map(|name| json!({"name": name})).collect();
+    assert_eq!(middlewares[1..], list(&shop.recipe[0]["spec"]["routes"][0]["middlewares"])[..]);
+    shop.recipe[0]["spec"]["routes"][0]["middlewares"] = json!(middlewares);
+    // Nobody here knows the Service's name.
+    let host = format!("{}.default.svc.cluster.local", added[1]["metadata"]["name"].as_str().unwrap());
+    let address = &mut added[0]["spec"]["forwardAuth"]["address"];
+    *address = json!(address.as_str().unwrap().replace(&host, &shop.sidecar.admin.to_string()));
+    shop.recipe.extend(added);
+    shop.applies(true);
+    let asked = || shop.sidecar.metric("pitstop_requests_total{outcome=\"refused\"}");
+    put(&shop.sidecar.file(), "Updating <it>");
+    eventually("it is in maintenance", || shop.sidecar.is_on(Some("Updating <it>")));
+    // Pods are ready all the while.
+    shop.refuses();
+    assert!(asked() > 0.0);
+    fs::remove_file(shop.sidecar.file()).unwrap();
+    shop.sells();
+    shop.sidecar.signal("KILL");
+    eventually("it is not there", || shop.asks("GET", "/cached", &[]).status == 500);
+}
+
+#[test]
 fn ingress_nginx() {
     let prefix = "--providers.kubernetesIngressNGINX";
     let settings = ["=true", ".endpoint=API", ".token=any", ".httpEntryPoint=websecure"];
@@ -277,14 +305,24 @@ fn the_recipes_are_valid() {
     assert_valid(&[], &manifests);
     // They name Services that the example has.
     let example = fs::read_to_string(root().join("deploy/rendered/shop.yaml")).unwrap();
-    let services: Vec<_> = documents(&[&example]).remove(0);
-    let services: Vec<_> = services
-        .iter()
-        .filter(|object| object["kind"] == "Service")
-        .map(|object| &object["metadata"]["name"])
-        .collect();
+    let objects = documents(&[&example]).remove(0);
+    let services: Vec<_> =
+        objects.iter().filter(|object| object["kind"] == "Service").map(|object| &object["metadata"]["name"]).collect();
     assert_eq!(services, ["shop-maintenance", "shop-web"]);
     for file in manifests {
+        if file == recipe("traefik-forward-auth.yaml") {
+            // It brings its own, which reaches the same pods as the one for the refusal.
+            let added = documents(&[&fs::read_to_string(&file).unwrap()]).remove(0).remove(1);
+            let is_refusal =
+                |object: &&Value| object["kind"] == "Service" && object["metadata"]["name"] == "shop-maintenance";
+            let refusal = objects.iter().find(is_refusal).unwrap();
+            let refusal = refusal["spec"].as_object().unwrap();
+            let mut spec = added["spec"].clone();
+            assert_eq!(spec["ports"][0]["targetPort"], "pitstop-admin");
+            spec["ports"][0]["targetPort"] = json!("pitstop");
+            assert_eq!(spec.as_object().unwrap(), refusal);
+            continue;
+        }
         for object in documents(&[&fs::read_to_string(&file).unwrap()]).remove(0) {
             for named in named(&object) {
                 assert!(services.contains(&named), "{}: {named}", file.display());
