@@ -66,23 +66,33 @@ impl Engine {
     /// The application's are stood in for by one that is made of this machine's packages: it has a shell, and a web server
     /// on the same port.
     fn images(&self) {
-        self.prints(&mut Command::new(root().join("deploy/build-image")));
+        let build = |command: &mut Command| {
+            self.set(command);
+            let printed: Printed = command.output().unwrap().into();
+            assert_eq!(printed.code, Some(0), "{command:?}: {}", printed.stderr);
+        };
+        build(&mut Command::new(root().join("deploy/build-image")));
         let archive = self.path().join("application.tar");
-        let mut build = Command::new(root().join("tests/cluster/application/build"));
-        self.prints(build.arg("nginxinc/nginx-unprivileged:1.29").arg(&archive));
+        let mut application = Command::new(root().join("tests/cluster/application/build"));
+        build(application.arg("nginxinc/nginx-unprivileged:1.29").arg(&archive));
         fs::remove_file(archive).unwrap();
-        self.prints(program("buildah").args(["tag", "nginxinc/nginx-unprivileged:1.29", "busybox:1.37"]));
+        build(program("buildah").args(["tag", "nginxinc/nginx-unprivileged:1.29", "busybox:1.37"]));
     }
 
     fn path(&self) -> &Path {
         self.place.path()
     }
 
-    /// Puts a command among them.
-    fn inside(&self, command: &mut Command) {
+    /// Lets a command use this engine.
+    fn set(&self, command: &mut Command) {
         command.env("CONTAINERS_CONF", self.path().join("containers.conf"));
         command.env("CONTAINERS_STORAGE_CONF", self.path().join("storage.conf"));
         command.env_remove("IMAGE");
+    }
+
+    /// Puts one into its namespaces, too.
+    fn inside(&self, command: &mut Command) {
+        self.set(command);
         let pid = self.namespaces.pid();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         // A directory is lost on the way.
@@ -224,9 +234,8 @@ fn it_is_valid_and_hardened() {
         assert_eq!(service["security_opt"], serde_json::json!(["no-new-privileges:true"]), "{name}");
         assert_eq!(service["ports"].is_null(), name != "pitstop", "{name}");
     }
-    assert_eq!(file["services"]["pitstop"]["image"], format!("pitstop:{}", env!("CARGO_PKG_VERSION")));
-    assert!(
-        text.matches("pitstop:0.1.0").count()
-            == text.matches(&format!("pitstop:{}", env!("CARGO_PKG_VERSION"))).count()
-    );
+    let tags: Vec<_> =
+        text.split("pitstop:").skip(1).filter_map(|rest| rest.split(char::is_whitespace).next()).collect();
+    let tags: Vec<_> = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
+    assert_eq!(tags, [env!("CARGO_PKG_VERSION"); 2]);
 }

@@ -45,7 +45,9 @@ pub fn program(name: &str) -> Command {
         "nsenter" | "prlimit" | "setpriv" | "unshare" => "util-linux",
         "promtool" => "prometheus",
         "sh" => "dash",
+        "systemctl" | "systemd-analyze" | "systemd-sysusers" => "systemd",
         "umount" => "mount",
+        "varnishd" => "varnish",
         same => same,
     };
     let found = std::env::split_paths(&path).any(|directory| directory.join(name).is_file());

@@ -285,14 +285,14 @@ fn gateway_api() {
     shop.refuses();
     shop.ends_maintenance();
     let off = patched(file, 1);
-    assert_eq!(off, patched_as_applied(file));
+    assert_eq!(off, unpatched(file));
     shop.recipe[0] = off;
     shop.applies(true);
     shop.sells();
 }
 
 /// The recipe as it is.
-fn patched_as_applied(file: &str) -> Value {
+fn unpatched(file: &str) -> Value {
     documents(&[&fs::read_to_string(recipe(file)).unwrap()]).remove(0).remove(0)
 }
 

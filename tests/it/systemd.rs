@@ -170,6 +170,7 @@ fn the_units_do_what_their_readme_says() {
 
     // At port 80, with what the README says to add.
     let text = fs::read_to_string(root().join("deploy/systemd/README.md")).unwrap();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let added =
         text.split("`systemctl edit pitstop` and add ").nth(1).unwrap().split("all below `[Service]`").next().unwrap();
     let settings: Vec<_> = added.split('`').skip(1).step_by(2).collect();
