@@ -124,6 +124,11 @@ impl Drop for Application {
     }
 }
 
+/// An answer that is a page.
+pub fn html(status: &str, page: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{page}", page.len())
+}
+
 /// A connection that was made to the application.
 pub struct Visitor {
     reader: BufReader<TcpStream>,

@@ -6,6 +6,7 @@
 mod alerts;
 mod appearance;
 mod application;
+mod browser;
 mod bypass;
 mod chart_values;
 mod charts;
@@ -38,6 +39,7 @@ mod manifests;
 mod metrics;
 mod mount;
 mod names;
+mod page;
 mod permit_model;
 mod permits;
 mod plugin;
