@@ -12,7 +12,7 @@ const TIMER: &str = "window.pauses = [];
     window.clearTimeout = () => {};";
 
 /// A browser in which no page's pause ends by itself.
-fn patient() -> Browser {
+pub(super) fn patient() -> Browser {
     let mut browser = Browser::with(&json!({}));
     browser.run("await kept.page.addInitScript(given)", &json!(TIMER));
     browser
@@ -28,7 +28,7 @@ fn refusing(flags: &[&str], text: &str) -> Sidecar {
     sidecar
 }
 
-fn pauses(browser: &mut Browser) -> Vec<f64> {
+pub(super) fn pauses(browser: &mut Browser) -> Vec<f64> {
     serde_json::from_value(browser.get("pauses")).unwrap()
 }
 
