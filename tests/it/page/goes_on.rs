@@ -1,5 +1,7 @@
 //! The page goes on by itself to what the visitor wanted.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use serde_json::json;
 
 use super::{QUICK, SHOP, Visit};
@@ -48,26 +50,48 @@ fn it_goes_on_after_a_failure_too() {
 }
 
 #[test]
-fn it_goes_on_to_where_the_application_sends() {
-    let application = Application::new(|visitor| {
-        while let Some(request) = visitor.request() {
-            visitor.write(match request.target() {
-                "/orders" => "HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n".to_owned(),
-                _ => html("200 OK", SHOP),
-            });
-        }
-    });
-    let gate = application.gate_with(&QUICK);
-    put(&gate.file(), "Updating");
-    eventually("it is in maintenance", || gate.state()["enabled"] == true);
-    let mut browser = Browser::with(&json!({}));
-    // Whatever is in an address, it is asked for: fetch() takes none with a password.
-    assert_eq!(browser.visit(&format!("http://me:secret@{}//orders/../orders#total", gate.traffic)), 503);
-    browser.page("await page.evaluate(\"history.replaceState(null, '', '/orders')\")");
-    std::fs::remove_file(gate.file()).unwrap();
-    browser.until("document.title === 'Shop'");
-    assert_eq!(browser.get("location.pathname"), "/login");
-    browser.assert_clean();
+fn it_goes_on_to_whatever_the_application_says() {
+    let elsewhere = Application::answering(html("200 OK", "<title>Log in</title>"));
+    let login = format!("http://localhost:{}/", elsewhere.address.port());
+    let moved = format!("HTTP/1.1 302 Found\r\nLocation: {login}\r\nContent-Length: 0\r\n\r\n");
+    let patience = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 4\r\n\r\nMore".to_owned();
+    let missing = html("404 Not Found", "<title>Missing</title>");
+    let broken = html("500 Internal Server Error", "<title>Broken</title>");
+    for (answers, title) in [
+        (vec![moved], "Log in"),
+        (vec![missing], "Missing"),
+        (vec![broken], "Broken"),
+        // Who is told to be slower shows no error for it, and waits.
+        (vec![patience, html("200 OK", SHOP)], "Shop"),
+    ] {
+        let asked = AtomicUsize::new(0);
+        let application = Application::new(move |visitor| {
+            while visitor.request().is_some() {
+                let number = asked.fetch_add(1, Relaxed);
+                visitor.write(&answers[number.min(answers.len() - 1)]);
+            }
+        });
+        let gate = application.gate_with(&QUICK);
+        put(&gate.file(), "Updating");
+        eventually("it is in maintenance", || gate.state()["enabled"] == true);
+        let mut browser = Browser::with(&json!({}));
+        assert_eq!(browser.visit(&format!("http://{}/", gate.traffic)), 503);
+        std::fs::remove_file(gate.file()).unwrap();
+        browser.until(&format!("document.title === {title:?}"));
+    }
+}
+
+#[test]
+fn it_goes_on_whatever_the_address() {
+    let mut visit = Visit::new();
+    visit.begin("Updating");
+    // fetch() takes no address with a password, and would take two slashes for a host.
+    let url = visit.url("//orders/");
+    assert_eq!(visit.browser.visit(&url.replace("http://", "http://me:secret@")), 503);
+    visit.end();
+    visit.browser.until("document.title === 'Shop'");
+    assert_eq!(visit.browser.get("location.href"), url);
+    visit.browser.assert_clean();
 }
 
 #[test]
