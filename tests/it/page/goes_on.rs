@@ -62,7 +62,7 @@ fn it_goes_on_to_whatever_the_application_says() {
         (vec![missing], "Missing"),
         (vec![broken], "Broken"),
         // Who is told to be slower shows no error for it, and waits.
-        (vec![patience, html("200 OK", SHOP)], "Shop"),
+        (vec![patience.clone(), patience, html("200 OK", SHOP)], "Shop"),
     ] {
         let asked = AtomicUsize::new(0);
         let application = Application::new(move |visitor| {
