@@ -1,5 +1,6 @@
-// Drives a browser for tests/it/browser.rs. Each line that it reads is a JSON array: the body of a function, and what that is
-// given. It answers each with a line: {"value": …} or {"error": "…"}. What is to be kept for later functions goes into `kept`.
+// Drives a browser for tests/it/browser.rs. Each line that it reads is a JSON array: the body of a function, and what that
+// is given. It answers each with a line: {"value": …} or {"error": "…"}. What is to be kept for later functions goes into
+// `kept`.
 import { createInterface } from "node:readline";
 import { start, tool } from "./chromium.mjs";
 
@@ -7,8 +8,8 @@ const AsyncFunction = (async () => {}).constructor;
 const browser = await start();
 const kept = {};
 
-// A page in a context of its own, and what has happened in it: its requests, what is wrong in it, and the answers that it
-// was refused with, which the console shows in any case.
+// A page in a context of its own, and what has happened in it: its requests, and what is wrong in it. Not that it was
+// refused: the console shows that in any case.
 async function open(options) {
   const context = await browser.newContext({ locale: "en-GB", timezoneId: "UTC", ...options });
   const page = await context.newPage();

@@ -1,5 +1,5 @@
 // Makes the pictures of the page: tests/screenshots says how. Arguments: the program, and the directory for the pictures.
-// The program believes that it is always the same time, so that the same page makes the same picture.
+// The program is told that it is always the same time, so that the same page makes the same picture.
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

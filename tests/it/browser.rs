@@ -1,8 +1,8 @@
-//! A browser that is driven: Debian's Chromium, by `tests/browser/driver.mjs`. What it does is JavaScript, in the tests that
-//! say what should come of it.
+//! A browser that is driven: Debian's Chromium, by `tests/browser/driver.mjs`. What it does is JavaScript, in the tests
+//! that say what should come of it.
 //!
-//! Needs node and chromium (Debian: nodejs, chromium), and playwright-core, axe-core and html-validate in target/node-tools,
-//! where tests/run puts them.
+//! Needs node and chromium (Debian: nodejs, chromium), and playwright-core, axe-core and html-validate in
+//! target/node-tools, where tests/run puts them.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};

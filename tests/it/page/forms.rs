@@ -75,8 +75,8 @@ fn without_scripts_a_refused_form_stays_refused() {
     assert!(!visit.asked().iter().any(|asked| asked.contains("POST")), "{:?}", visit.asked());
 }
 
-/// A proxy that asks by `GET` whatever it is asked, as some do for an error page: what the page is the answer to, it cannot
-/// know then.
+/// A proxy that asks by `GET` whatever it is asked, as some do for an error page: what the page is the answer to, it
+/// cannot know then.
 fn forgetful(gate: &Sidecar) -> Application {
     let address = gate.traffic;
     Application::new(move |visitor| {
