@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use crate::gate::page::design::Accent;
+use crate::gate::page::brand::Accent;
 use crate::gate::policy::network::{Network, NetworkError};
 use crate::gate::policy::{AllowedMethod, AllowedPath};
 use crate::gate::upstream::Upstream;

@@ -23,13 +23,14 @@ use crate::admin::routes::{Admin, router};
 use crate::cli::{self, Common, HOLD_LIMIT, Serve};
 use crate::gate::admission::Policies;
 use crate::gate::forward_auth::{self, ForwardAuth};
-use crate::gate::page::design::{self, Sources};
+use crate::gate::page::files::{self, Sources};
 use crate::gate::policy::Policy;
 use crate::gate::policy::bypass::Bypass;
 use crate::gate::policy::hold::Places;
 use crate::gate::upstream::{HEADER_LINES, Upstream};
 use crate::gate::{Forward, Gate};
 use crate::listener::{Cuts, Limits, Listener};
+use crate::maintenance::one_line;
 use crate::maintenance::state::Mode;
 use crate::maintenance::watch::{self as lookout, Role};
 use crate::metrics::{Metrics, Requests};
@@ -70,7 +71,7 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
             })
         }
     };
-    let design = design::follow(sources(serve), serve.poll)?;
+    let design = files::follow(sources(serve), serve.poll)?;
     let in_flight = forward.as_ref().map(|forward| forward.requests.in_flight.clone());
     let held = forward.as_ref().map(|forward| forward.requests.held.clone());
     let gate_for = |forward| Gate::new(state.clone(), design.clone(), serve.retry_after, metrics.refused(), forward);
@@ -162,8 +163,8 @@ fn policies(serve: &Serve, requests: &Requests, stop: &Stop) -> Result<Option<Po
 /// What the page is made from.
 fn sources(serve: &Serve) -> Sources {
     let cli::Appearance { title, logo, accent, page } = serve.appearance.clone();
-    // An empty environment variable is none.
-    Sources { title: title.filter(|title| !title.trim().is_empty()), logo, accent, page }
+    let title = title.map(|title| one_line(&title)).filter(|title| !title.is_empty());
+    Sources { title, logo, accent, page }
 }
 
 /// Goes through the phases of stopping. `served` ends when both listeners have drained; before, only if one fails.

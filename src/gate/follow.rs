@@ -11,6 +11,10 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use tracing::{info, warn};
 
+/// The stack of the thread, in bytes, of which only what is used takes memory. A template is read by a parser that calls
+/// itself for each link of a chain such as `a + a + a`, which took up to 260 bytes of stack for each byte of the template.
+const STACK: usize = 64 * 1024 * 1024;
+
 /// Calls `look` now and each time that so much time has passed, until it returns `None`: nobody needs to know any more. What it
 /// finds wrong is told once, followed by `consequence`; and that it is over is told by `over`. In a thread of its own,
 /// since a volume may hang.
@@ -24,7 +28,7 @@ pub(super) fn follow(
     (consequence, over): (&'static str, &'static str),
     mut look: impl FnMut() -> Option<Result<(), String>> + Send + 'static,
 ) -> io::Result<()> {
-    thread::Builder::new().name(thread.to_owned()).spawn(move || {
+    thread::Builder::new().name(thread.to_owned()).stack_size(STACK).spawn(move || {
         let mut told = None;
         while let Some(found) = look() {
             let trouble = found.err();

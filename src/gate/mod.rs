@@ -16,6 +16,7 @@ mod negotiation;
 pub mod page;
 pub mod policy;
 mod proxy;
+mod texts;
 pub mod upstream;
 mod verdict;
 
@@ -281,7 +282,8 @@ impl Gate {
         let response = bypass.visit(&request, Timestamp::now()).unwrap_or_else(|| {
             self.0.refused.inc();
             let asked = Asked::by(&request);
-            let mut response = self.with_pages(&asked, |pages, wanted| pages.failure(StatusCode::NOT_FOUND, wanted));
+            let mut response =
+                self.with_pages(&asked, |pages, wanted| pages.failure(StatusCode::NOT_FOUND, false, wanted));
             // The path may be a token that is almost right, or that was right until just now.
             response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
             response
@@ -293,7 +295,7 @@ impl Gate {
     fn failed(&self, failure: &Failure, asked: &Asked, is_http1: bool) -> Response<Full<Bytes>> {
         let mut response = self.with_pages(asked, |pages, wanted| match failure {
             Failure::Cut => pages.cut(wanted),
-            failure => pages.failure(failure.status(), wanted),
+            failure => pages.failure(failure.status(), failure.may_have_arrived(), wanted),
         });
         if is_http1 && matches!(failure, Failure::Ambiguous(_) | Failure::Tunnel) {
             // Whoever is unclear in one request is not trusted to be clear in where the next begins.

@@ -9,7 +9,7 @@ use fluent_langneg::{LanguageIdentifier, NegotiationStrategy, negotiate_language
 use hyper::header::HeaderValue;
 
 use super::weighted;
-use crate::gate::page::texts;
+use crate::gate::texts::Language;
 
 /// More ranges than anybody reads languages.
 const RANGES: usize = 32;
@@ -18,10 +18,6 @@ const RANGES: usize = 32;
 const KNOWN: usize = 16;
 /// The longest that is kept, in bytes.
 const LONGEST: usize = 128;
-
-/// A language that there are texts in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::gate) struct Language(&'static str);
 
 /// A tag that a range may ask for, and the language that it gets.
 #[derive(PartialEq)]
@@ -36,8 +32,8 @@ impl AsRef<LanguageIdentifier> for Offer {
     }
 }
 
-/// Where a language is asked for by another tag than its own. Before it, for the first that fits is taken.
-const ALIASES: [(&str, &str); 7] = [
+/// Where a language is asked for by another tag than its own. After those, for the first that fits is taken.
+const ALIASES: [(&str, &str); 8] = [
     ("zh-TW", "zh-Hant"),
     ("zh-HK", "zh-Hant"),
     ("zh-MO", "zh-Hant"),
@@ -45,47 +41,26 @@ const ALIASES: [(&str, &str); 7] = [
     ("no", "nb"),
     ("nn", "nb"),
     ("iw", "he"),
+    ("in", "id"),
 ];
 
 static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
-    let own = texts::TAGS.iter().map(|tag| (*tag, *tag));
-    let offer =
-        |(tag, language): (&str, &'static str)| Some(Offer { tag: tag.parse().ok()?, language: Language(language) });
-    ALIASES.into_iter().chain(own).filter_map(offer).collect()
+    let own = Language::all().map(|language| (language.tag(), language));
+    let aliases = ALIASES.into_iter().filter_map(|(tag, of)| Some((tag, Language::all().find(|one| one.tag() == of)?)));
+    own.chain(aliases).filter_map(|(tag, language)| Some(Offer { tag: tag.parse().ok()?, language })).collect()
 });
 
-impl Default for Language {
-    fn default() -> Self {
-        Self::ENGLISH
-    }
-}
-
-impl Language {
-    /// For who does not say, or reads none of the others.
-    pub(in crate::gate) const ENGLISH: Self = Self("en");
-
-    /// The language that the value of `Accept-Language` asks for.
-    #[must_use]
-    pub(in crate::gate) fn preferred(ranges: &[u8]) -> Self {
-        if ranges.is_empty() {
-            return Self::default();
-        }
-        let mut ranges: Vec<_> = weighted(ranges).take(RANGES).filter(|(_, weight)| *weight > 0).collect();
-        ranges.sort_by_key(|(_, weight)| Reverse(*weight));
-        // A lone asterisk is no tag, and left out: any other range says more.
-        let tags = ranges
-            .into_iter()
-            .filter_map(|(range, _)| LanguageIdentifier::try_from_locale_bytes(range.as_bytes()).ok());
-        let tags: Vec<_> = tags.collect();
-        let found = negotiate_languages(&tags, &OFFERS, None, NegotiationStrategy::Lookup);
-        found.first().map(|offer| offer.language).unwrap_or_default()
-    }
-
-    /// Its tag (RFC 5646).
-    #[must_use]
-    pub(in crate::gate) fn tag(self) -> &'static str {
-        self.0
-    }
+/// The language that a value of `Accept-Language` asks for.
+pub(super) fn preferred(ranges: &[u8]) -> Language {
+    let mut ranges: Vec<_> = weighted(ranges).take(RANGES).filter(|(_, weight)| *weight > 0).collect();
+    ranges.sort_by_key(|(_, weight)| Reverse(*weight));
+    // A lone asterisk is no tag, and left out: any other range says more.
+    let tags: Vec<_> = ranges
+        .into_iter()
+        .filter_map(|(range, _)| LanguageIdentifier::try_from_locale_bytes(range.as_bytes()).ok())
+        .collect();
+    let found = negotiate_languages(&tags, &OFFERS, None, NegotiationStrategy::Lookup);
+    found.first().map_or(Language::ENGLISH, |offer| offer.language)
 }
 
 /// What was asked for lately. Most clients ask for what another one before them has asked for, and looking that up takes
@@ -99,10 +74,13 @@ impl Lately {
         if let Some((_, language)) = self.0.iter().find(|(known, _)| known == ranges) {
             return *language;
         }
-        let language = Language::preferred(ranges.as_bytes());
+        let language = preferred(ranges.as_bytes());
         if ranges.len() <= LONGEST {
             self.0.truncate(KNOWN - 1);
-            self.0.push_front((ranges.clone(), language));
+            // A copy, since it may be a part of a much larger buffer.
+            if let Ok(ranges) = HeaderValue::from_bytes(ranges.as_bytes()) {
+                self.0.push_front((ranges, language));
+            }
         }
         language
     }
@@ -127,6 +105,10 @@ mod tests {
             ("zh", "zh-Hans"),
             ("zh-TW,zh;q=0.9,en-US;q=0.8", "zh-Hant"),
             ("zh-HK", "zh-Hant"),
+            ("zh-Hans-HK", "zh-Hans"),
+            ("zh-Hans-TW", "zh-Hans"),
+            ("zh-Hant-CN", "zh-Hant"),
+            ("in-ID", "id"),
             ("zh-Hant-HK,zh-Hant;q=0.9", "zh-Hant"),
             ("no,nb;q=0.9", "nb"),
             ("nn-NO", "nb"),
@@ -136,7 +118,7 @@ mod tests {
             ("ja-JP-u-ca-japanese", "ja"),
         ];
         for (ranges, language) in table {
-            assert_eq!(Language::preferred(ranges.as_bytes()).tag(), language, "{ranges}");
+            assert_eq!(preferred(ranges.as_bytes()).tag(), language, "{ranges}");
         }
     }
 
@@ -164,7 +146,7 @@ mod tests {
             (" de ; q = 0.9 ,\tfr;Q=1 ", "fr"),
         ];
         for (ranges, language) in table {
-            assert_eq!(Language::preferred(ranges.as_bytes()).tag(), language, "{ranges}");
+            assert_eq!(preferred(ranges.as_bytes()).tag(), language, "{ranges}");
         }
     }
 
@@ -172,36 +154,36 @@ mod tests {
     fn what_broken_clients_send() {
         for ranges in [",,,", ";q=1", "q=1", "-", "de--AT", "d", "aaaaaaaaaa", "de;q=NaN", "de;q=high", "\u{e9}", "und"]
         {
-            assert_eq!(Language::preferred(ranges.as_bytes()).tag(), "en", "{ranges}");
+            assert_eq!(preferred(ranges.as_bytes()).tag(), "en", "{ranges}");
         }
-        assert_eq!(Language::preferred(b"\xff\xfe, de").tag(), "de");
-        assert_eq!(Language::preferred("mi,".repeat(10_000).as_bytes()).tag(), "en");
+        assert_eq!(preferred(b"\xff\xfe, de").tag(), "de");
+        assert_eq!(preferred("mi,".repeat(10_000).as_bytes()).tag(), "en");
     }
 
     #[test]
     fn every_language_can_be_asked_for() {
-        for tag in texts::TAGS {
-            assert_eq!(Language::preferred(tag.as_bytes()).tag(), *tag);
+        for language in Language::all() {
+            assert_eq!(preferred(language.tag().as_bytes()), language);
         }
-        assert_eq!(OFFERS.len(), texts::TAGS.len() + ALIASES.len(), "all are tags");
+        assert_eq!(OFFERS.len(), Language::all().count() + ALIASES.len(), "all are tags");
     }
 
     #[test]
     fn what_was_asked_for_lately() {
         let mut lately = Lately::default();
-        let mut preferred = |ranges: &str| {
+        let mut ask = |ranges: &str| {
             let language = lately.preferred(&HeaderValue::from_str(ranges).unwrap()).tag();
             (language, lately.0.len())
         };
-        assert_eq!(preferred("de"), ("de", 1));
-        assert_eq!(preferred("fr"), ("fr", 2));
-        assert_eq!(preferred("de"), ("de", 2));
+        assert_eq!(ask("de"), ("de", 1));
+        assert_eq!(ask("fr"), ("fr", 2));
+        assert_eq!(ask("de"), ("de", 2));
         for region in 100..200 {
-            assert!(preferred(&format!("de-{region}")).1 <= KNOWN);
+            assert!(ask(&format!("de-{region}")).1 <= KNOWN);
         }
-        assert_eq!(preferred("fr"), ("fr", KNOWN));
+        assert_eq!(ask("fr"), ("fr", KNOWN));
         let long = format!("ja{}", ",mi".repeat(100));
-        assert_eq!(preferred(&long), ("ja", KNOWN));
+        assert_eq!(ask(&long), ("ja", KNOWN));
         assert!(lately.0.iter().all(|(known, _)| known.len() <= LONGEST));
     }
 }

@@ -7,7 +7,8 @@ use hyper::header::{ACCEPT, ACCEPT_LANGUAGE, AsHeaderName, HeaderMap, HeaderValu
 use hyper::{Method, Request};
 
 use self::format::Format;
-use self::language::{Language, Lately};
+use self::language::Lately;
+use super::texts::Language;
 
 /// What a request says about the answer that its client can read. Kept aside where the request itself is sent on: only an
 /// answer that is made here needs it.
@@ -70,7 +71,7 @@ impl Asked {
             Format::Html | Format::Text => {
                 self.languages.as_ref().map_or(Language::ENGLISH, |ranges| lately.preferred(ranges))
             }
-            Format::Json | Format::Grpc => Language::default(),
+            Format::Json | Format::Grpc => Language::ENGLISH,
         };
         Wanted { format, language, head: self.head, sends: self.sends }
     }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
-use super::texts::Texts;
+use crate::gate::texts::Texts;
 use crate::maintenance::printable;
 use crate::maintenance::state::{Maintenance, Mode};
 

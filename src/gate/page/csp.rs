@@ -37,41 +37,61 @@ fn hashes(page: &str, element: &str) -> String {
     hashes.join(" ")
 }
 
-/// The texts of the elements of this name. What only looks like one, in a comment say, does no harm: it is allowed to run,
-/// but does not.
-pub(super) fn inline<'a>(page: &'a str, element: &'a str) -> impl Iterator<Item = &'a str> {
+/// The texts of the elements of this name, as a browser finds them (HTML, 13.2.5 Tokenization): not in comments, nor in other
+/// elements that hold text only.
+pub(super) fn inline<'a>(page: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
     let mut rest = page;
     std::iter::from_fn(move || {
         loop {
-            let start = find(rest, "<", element)?;
-            let after = &rest[start + 1 + element.len()..];
-            rest = after;
-            if !after.starts_with(|c: char| c.is_ascii_whitespace() || c == '>' || c == '/') {
+            rest = &rest[rest.find('<')? + 1..];
+            if let Some(comment) = rest.strip_prefix("!--") {
+                rest = &comment[comment.find("-->")?..];
                 continue;
             }
-            let text = &after[end_of_tag(after)?..];
-            let length = find(text, "</", element)?;
-            rest = &text[length..];
-            return Some(&text[..length]);
+            let length = rest.find(|c: char| c.is_ascii_whitespace() || c == '>' || c == '/')?;
+            let tag = &rest[..length];
+            if !tag.starts_with(|c: char| c.is_ascii_alphabetic()) {
+                continue;
+            }
+            rest = &rest[length..];
+            rest = &rest[end_of_tag(rest)?..];
+            if TEXT_ONLY.iter().any(|element| tag.eq_ignore_ascii_case(element)) {
+                let text = &rest[..end_of_text(rest, tag)?];
+                rest = &rest[text.len()..];
+                if tag.eq_ignore_ascii_case(name) {
+                    return Some(text);
+                }
+            }
         }
     })
 }
 
-/// Where such a tag begins, in letters of either case.
-fn find(text: &str, bracket: &str, name: &str) -> Option<usize> {
-    let is_name = |rest: &str| rest.get(..name.len()).is_some_and(|found| found.eq_ignore_ascii_case(name));
-    text.match_indices(bracket).map(|(index, _)| index).find(|index| is_name(&text[index + bracket.len()..]))
+/// Elements in which a tag is text. Where scripts are run, `noscript` is one.
+const TEXT_ONLY: [&str; 8] = ["script", "style", "title", "textarea", "noscript", "iframe", "noembed", "noframes"];
+
+/// Where a text ends: at the end tag of its element.
+fn end_of_text(text: &str, element: &str) -> Option<usize> {
+    let ends = |rest: &str| {
+        let name = rest.get(..element.len()).is_some_and(|name| name.eq_ignore_ascii_case(element));
+        name && rest[element.len()..].starts_with(|c: char| c.is_ascii_whitespace() || c == '>' || c == '/')
+    };
+    text.match_indices("</").map(|(index, _)| index).find(|index| ends(&text[index + 2..]))
 }
 
-/// Where a tag ends whose attributes begin here. A bracket in quotes does not end it.
+/// Where a tag ends whose attributes begin here. A bracket in a quoted value does not end it.
 fn end_of_tag(attributes: &str) -> Option<usize> {
     let mut quote = None;
+    let mut before = b' ';
     for (index, byte) in attributes.bytes().enumerate() {
         match (byte, quote) {
             (b'>', None) => return Some(index + 1),
-            (b'"' | b'\'', None) => quote = Some(byte),
+            // Elsewhere a quote is a part of a name or of a value.
+            (b'"' | b'\'', None) if before == b'=' => quote = Some(byte),
             (byte, Some(open)) if byte == open => quote = None,
             _ => {}
+        }
+        if !byte.is_ascii_whitespace() {
+            before = byte;
         }
     }
     None
@@ -83,13 +103,22 @@ mod tests {
 
     #[test]
     fn elements_are_found_as_browsers_find_them() {
-        let table: [(&str, &[&str]); 11] = [
+        let table: [(&str, &[&str]); 20] = [
             ("<script>a</script>", &["a"]),
             ("<script>a</script><SCRIPT\ntype=\"module\">\nb\n</Script >c", &["a", "\nb\n"]),
             ("<script data-a=\"x > y\" data-b='>'>a</script>", &["a"]),
             ("<script></script>", &[""]),
             ("<script>if (a < b) '<p>'</script>", &["if (a < b) '<p>'"]),
             ("<scripts>a</scripts><script/>b</script>", &["b"]),
+            ("<script>a</scripts>b</script>", &["a</scripts>b"]),
+            ("<!-- The <script> below. --><script>a</script>", &["a"]),
+            ("<p title='<script>'><script>a</script>", &["a"]),
+            ("<p title = \"it's <script>\"><script>a</script>", &["a"]),
+            ("<p title=it's><script>a</script>", &["a"]),
+            ("<style>/* <script> */</style><script>a</script>", &["a"]),
+            ("<title><script>a</script></title><textarea><script>b</script></textarea>", &[]),
+            ("<noscript><style>a</style></noscript>1 < 2 <3 </p><script>b</script>", &["b"]),
+            ("<script>a</script", &[]),
             ("<noscript>a</noscript>", &[]),
             ("<style>a</style>", &[]),
             ("<script>a", &[]),

@@ -2,16 +2,17 @@
 //! change of the state, when it is first asked for.
 //!
 //! `content` is what a page says, and how machines and terminals are told it. For people a `template` is filled in, with the
-//! `texts` of their language and the `reason` as HTML; `csp` says what their browser may run. The `design` is an
-//! operator's: a `logo`, or a template of their own.
+//! texts of their language and the `reason` as HTML; `csp` says what their browser may run. The `design` is an operator's:
+//! their `brand` on the built-in template, or one of their own, read from `files`.
 
+pub mod brand;
 mod content;
 mod csp;
 pub mod design;
+pub mod files;
 mod logo;
 mod reason;
 mod template;
-pub(super) mod texts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,13 +26,17 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 
-use self::content::Content;
+use self::content::{Content, Subject};
 use self::design::Design;
-use self::texts::Texts;
 use super::negotiation::Wanted;
 use super::negotiation::format::Format;
-use super::negotiation::language::Language;
+use super::texts::{Language, Texts};
 use crate::maintenance::state::Mode;
+
+/// How much of memory may be taken by what is rendered, in bytes: one page more than that, at most.
+const RENDERED_SIZE: usize = 512 * 1024;
+/// What a page takes beside its body, about.
+const HEADERS_SIZE: usize = 1024;
 
 /// gRPC's `UNAVAILABLE`.
 const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
@@ -49,6 +54,7 @@ pub(super) struct Pages {
 /// What one page differs in from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
+    status: StatusCode,
     format: Format,
     language: Language,
     sent: Sent,
@@ -96,35 +102,50 @@ impl Pages {
     /// The answer to a request that has not reached the application.
     #[must_use]
     pub(super) fn refusal(&mut self, wanted: Wanted) -> Response<Full<Bytes>> {
-        self.response(wanted, if wanted.sends { Sent::Refused } else { Sent::Nothing })
+        self.response(None, wanted, if wanted.sends { Sent::Refused } else { Sent::Nothing })
     }
 
     /// The answer to one that may have, before it was cut.
     #[must_use]
     pub(super) fn cut(&mut self, wanted: Wanted) -> Response<Full<Bytes>> {
-        self.response(wanted, if wanted.sends { Sent::Perhaps } else { Sent::Nothing })
+        self.response(None, wanted, if wanted.sends { Sent::Perhaps } else { Sent::Nothing })
     }
 
-    /// What a client is told that the application has not answered. Rendered each time: these are rare.
+    /// What a client is told that the application has not answered. Whether it may have received the request is not always
+    /// known.
     #[must_use]
-    pub(super) fn failure(&self, status: StatusCode, wanted: Wanted) -> Response<Full<Bytes>> {
-        let content = Content::failure(status);
-        let sent = if wanted.sends { Sent::Perhaps } else { Sent::Nothing };
-        let key = Key { format: wanted.format, language: wanted.language, sent };
-        Page::new(&content, &self.design, key, self.retry_after).response(wanted.head)
+    pub(super) fn failure(&mut self, status: StatusCode, received: bool, wanted: Wanted) -> Response<Full<Bytes>> {
+        let sent = match (wanted.sends, received) {
+            (false, _) => Sent::Nothing,
+            (true, false) => Sent::Refused,
+            (true, true) => Sent::Perhaps,
+        };
+        self.response(Some(status), wanted, sent)
     }
 
-    fn response(&mut self, wanted: Wanted, sent: Sent) -> Response<Full<Bytes>> {
-        let Wanted { format, language, head, .. } = wanted;
-        let key = Key { format, language, sent: if format == Format::Html { sent } else { Sent::Nothing } };
+    /// The refusal, or the page for a failure with this status.
+    fn response(&mut self, failure: Option<StatusCode>, wanted: Wanted, sent: Sent) -> Response<Full<Bytes>> {
+        let failure = failure.map(Content::failure);
+        let content = failure.as_ref().unwrap_or(&self.content);
+        let Wanted { format, head, .. } = wanted;
+        // What a status means is known in English only.
+        let language = if content.subject == Subject::Status { Language::ENGLISH } else { wanted.language };
+        let sent = if format == Format::Html { sent } else { Sent::Nothing };
+        let key = Key { status: content.status, format, language, sent };
         let index = self.rendered.iter().position(|(rendered, _)| *rendered == key).unwrap_or_else(|| {
-            let mut page = Page::new(&self.content, &self.design, key, self.retry_after);
-            page.headers.insert(RETRY_AFTER, HeaderValue::from(self.retry_after));
+            let mut page = Page::new(content, &self.design, key, self.retry_after);
+            if failure.is_none() {
+                page.headers.insert(RETRY_AFTER, HeaderValue::from(self.retry_after));
+            }
             self.rendered.push((key, page));
+            let size = |(_, page): &(Key, Page)| page.body.len() + HEADERS_SIZE;
+            while self.rendered.len() > 1 && self.rendered.iter().map(size).sum::<usize>() > RENDERED_SIZE {
+                self.rendered.remove(0);
+            }
             self.rendered.len() - 1
         });
         let mut response = self.rendered[index].1.response(head);
-        let until = self.content.until;
+        let until = self.content.until.filter(|_| failure.is_none());
         if let Some(left) = until.and_then(|until| seconds_up(until.duration_since(Timestamp::now()))) {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(left));
         }
@@ -134,7 +155,7 @@ impl Pages {
 
 impl Page {
     fn new(content: &Content, design: &Design, key: Key, retry_after: u64) -> Self {
-        let Key { format, language, sent } = key;
+        let Key { format, language, sent, .. } = key;
         // The tests see to it that all can be read.
         let texts = || Texts::of(language).unwrap_or_default();
         let mut headers = HeaderMap::with_capacity(12);
@@ -183,6 +204,7 @@ impl Page {
 fn seconds_up(left: SignedDuration) -> Option<i64> {
     left.is_positive().then(|| left.as_secs().saturating_add(i64::from(left.subsec_nanos() > 0)))
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +222,7 @@ mod tests {
     }
 
     fn wanted(format: Format) -> Wanted {
-        Wanted { format, language: Language::default(), head: false, sends: false }
+        Wanted { format, language: Language::ENGLISH, head: false, sends: false }
     }
 
     async fn body(pages: &mut Pages, format: Format) -> String {
@@ -264,24 +286,40 @@ mod tests {
         assert!(!body(&mut off, Format::Html).await.contains("class=\"reason\""));
     }
 
+    fn german() -> Language {
+        Language::all().find(|language| language.tag() == "de").unwrap()
+    }
+
     #[tokio::test]
-    async fn every_language_is_complete_and_small() {
+    async fn every_language_is_small() {
         let until = Timestamp::now() + Duration::from_secs(3600);
-        for tag in texts::TAGS {
-            let texts = Texts::of(Language::preferred(tag.as_bytes())).unwrap_or_else(|error| panic!("{tag}: {error}"));
+        for language in Language::all() {
+            let tag = language.tag();
             for mut pages in [on(None, Some(until)), Pages::new(&Mode::Off, Duration::from_secs(60), Arc::default())] {
                 for sends in [false, true] {
-                    let language = Language::preferred(tag.as_bytes());
                     let response = pages.refusal(Wanted { language, sends, ..wanted(Format::Html) });
-                    assert_eq!(response.headers()[CONTENT_LANGUAGE], *tag);
+                    assert_eq!(response.headers()[CONTENT_LANGUAGE], tag);
                     let html = read(response).await;
                     assert!(html.contains(&format!("<html lang=\"{tag}\"")), "{html}");
                     assert!(html.ends_with("</html>"), "{tag} {sends}: {html}");
                     assert!(html.len() < 8000, "{tag}: {}", html.len());
                 }
             }
-            assert!(!texts.maintenance.is_empty());
         }
+    }
+
+    #[test]
+    fn what_is_rendered_takes_little_memory() {
+        let mut pages = pages(&"x".repeat(16 * 1024));
+        let mut many = 0;
+        for sends in [false, true] {
+            for language in Language::all() {
+                let response = pages.refusal(Wanted { language, sends, ..wanted(Format::Html) });
+                assert!(hyper::body::Body::size_hint(response.body()).lower() > 16 * 1024);
+                many = many.max(pages.rendered.len());
+            }
+        }
+        assert!((10..RENDERED_SIZE / (16 * 1024)).contains(&many), "{many}");
     }
 
     #[tokio::test]
@@ -290,19 +328,23 @@ mod tests {
         let post = Wanted { sends: true, ..wanted(Format::Html) };
         let said = "What you sent was not received.";
         assert!(read(pages.refusal(post)).await.contains(said));
-        for response in [pages.cut(post), pages.failure(StatusCode::GATEWAY_TIMEOUT, post)] {
+        assert!(read(pages.failure(StatusCode::BAD_GATEWAY, false, post)).await.contains(said));
+        for response in [pages.cut(post), pages.failure(StatusCode::GATEWAY_TIMEOUT, true, post)] {
             let html = read(response).await;
             assert!(!html.contains(said) && !html.contains("<script") && !html.contains("http-equiv"), "{html}");
         }
         for response in
-            [pages.refusal(wanted(Format::Html)), pages.failure(StatusCode::BAD_GATEWAY, wanted(Format::Html))]
+            [pages.refusal(wanted(Format::Html)), pages.failure(StatusCode::BAD_GATEWAY, true, wanted(Format::Html))]
         {
             let html = read(response).await;
             assert!(!html.contains(said) && html.contains("<script") && html.contains("http-equiv"), "{html}");
         }
         // To ask for that again would be of no use.
-        let html = read(pages.failure(StatusCode::BAD_REQUEST, wanted(Format::Html))).await;
+        let html =
+            read(pages.failure(StatusCode::BAD_REQUEST, true, Wanted { language: german(), ..wanted(Format::Html) }))
+                .await;
         assert!(html.contains("<h1>Bad Request</h1>") && !html.contains("<script"), "{html}");
+        assert!(html.contains("<html lang=\"en\""), "what it says is English: {html}");
     }
 
     #[tokio::test]
@@ -311,7 +353,7 @@ mod tests {
         let pointer = |response: Response<Full<Bytes>>| async {
             response.into_body().collect().await.unwrap().to_bytes().as_ptr()
         };
-        let german = Wanted { language: Language::preferred(b"de"), ..wanted(Format::Html) };
+        let german = Wanted { language: german(), ..wanted(Format::Html) };
         let first = pointer(pages.refusal(wanted(Format::Html))).await;
         assert_ne!(pointer(pages.refusal(german)).await, first);
         assert_eq!(pointer(pages.refusal(wanted(Format::Html))).await, first);

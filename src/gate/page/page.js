@@ -13,7 +13,8 @@
     const own = navigator.languages.find(language => language.split('-')[0] === html.lang.split('-')[0]);
     const format = new Intl.DateTimeFormat(own || html.lang || [], {dateStyle: 'full', timeStyle: 'short'});
     for (const time of document.querySelectorAll('time[datetime]')) {
-      time.textContent = format.format(new Date(time.dateTime));
+      const date = new Date(time.dateTime);
+      if (!isNaN(date)) time.textContent = format.format(date);
     }
   };
 
@@ -40,7 +41,7 @@
       heading.textContent = given.over;
       notice.replaceChildren(heading);
       status?.remove();
-    } else if (status) status.textContent = given.over;
+    } else (status || document.body.appendChild(document.createElement('p'))).textContent = given.over;
   };
 
   const ask = async () => {

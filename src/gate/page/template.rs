@@ -5,18 +5,23 @@ use std::sync::LazyLock;
 use hyper::StatusCode;
 use jiff::Timestamp;
 use minijinja::value::Value;
-use minijinja::{AutoEscape, Environment, Error, UndefinedBehavior, context};
+use minijinja::{AutoEscape, Environment, Error, HtmlEscape, UndefinedBehavior, context};
 
+use super::brand::{Accent, Brand};
 use super::content::{Content, Subject, utc};
-use super::design::Accent;
-use super::texts::{Direction, Texts};
+use super::logo::LOGO_SIZE;
 use super::{Sent, csp, reason};
-use crate::gate::negotiation::language::Language;
+use crate::gate::texts::{Direction, Language, Texts};
+use crate::maintenance::printable;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
-/// How many steps a template may take: far more than any page needs, and over in less than a second.
-const STEPS: u64 = 1_000_000;
+/// The largest template, in bytes.
+pub(super) const PAGE_SIZE: usize = 64 * 1024;
+/// The largest page that one may make, in bytes.
+const FILLED_SIZE: usize = 512 * 1024;
+/// How many steps a template may take: far more than any page needs, and over in a fraction of a second.
+const STEPS: u64 = 200_000;
 const NAME: &str = "page";
 
 /// The built-in page.
@@ -38,15 +43,6 @@ pub(super) struct Filling<'a> {
     pub(super) brand: &'a Brand,
 }
 
-/// Whose page it is.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Brand {
-    pub(super) title: Option<String>,
-    /// A `data:` URL.
-    pub(super) logo: Option<String>,
-    pub(super) accent: Option<Accent>,
-}
-
 /// A page, and the `Content-Security-Policy` that it needs.
 #[derive(Debug)]
 pub(super) struct Html {
@@ -65,6 +61,12 @@ pub(super) enum TemplateError {
         /// What the engine says.
         what: String,
     },
+    /// There is nothing in it: somebody is still writing it, perhaps.
+    #[error("1: the template is blank")]
+    Blank,
+    /// What it makes is too large.
+    #[error("1: the page is larger than {} KiB", FILLED_SIZE / 1024)]
+    Size,
     /// A script that is another one for each reason: the browser would not run it.
     #[error("{0}: a script contains the reason: put that into an attribute, and read it there")]
     Script(usize),
@@ -84,8 +86,13 @@ impl Template {
     ///
     /// See [`TemplateError`]. It is tried with all that may have to be said.
     pub(super) fn of_own(source: &str) -> Result<Self, TemplateError> {
-        let template = Self::compile(source)?;
-        template.check(source)?;
+        if source.trim().is_empty() {
+            return Err(TemplateError::Blank);
+        }
+        // As browsers read it: they hash scripts after that.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        let template = Self::compile(&source)?;
+        template.check(&source)?;
         Ok(template)
     }
 
@@ -104,16 +111,21 @@ impl Template {
     ///
     /// It refers to what there is not, in a place that was not reached when it was checked.
     pub(super) fn own(&self, filling: &Filling<'_>) -> Result<Html, TemplateError> {
-        Ok(self.fill(filling, csp::for_own)?)
+        let html = self.fill(filling, csp::for_own)?;
+        if html.page.len() > FILLED_SIZE { Err(TemplateError::Size) } else { Ok(html) }
     }
 
     /// The policy is made for the page with another reason: whatever a reason contains, and even where a template does not
     /// escape it, nothing of it is run.
     fn fill(&self, filling: &Filling<'_>, policy: impl Fn(&str) -> String) -> Result<Html, Error> {
         let page = self.render(filling)?;
-        let harmless =
-            Content { reason: filling.content.reason.as_ref().map(|_| "-".to_owned()), ..filling.content.clone() };
-        let policy = policy(&self.render(&Filling { content: &harmless, ..*filling })?);
+        let policy = match filling.content.reason {
+            Some(_) => {
+                let harmless = Content { reason: Some("-".to_owned()), ..filling.content.clone() };
+                policy(&self.render(&Filling { content: &harmless, ..*filling })?)
+            }
+            None => policy(&page),
+        };
         Ok(Html { page, policy })
     }
 
@@ -122,35 +134,37 @@ impl Template {
         let texts = Texts::of(filling.language).unwrap_or_default();
         let goes_on = *subject != Subject::Status && filling.sent != Sent::Perhaps;
         let Brand { title, logo, accent } = filling.brand;
-        let style = match accent {
-            Some(accent) => format!("{STYLE}:root {{ --accent: {accent}; }}\n"),
-            None => STYLE.to_owned(),
-        };
-        let reason = reason.as_deref().unwrap_or_default();
+        let accent = accent.map(|accent| accent.to_string()).unwrap_or_default();
+        let reason = printable(reason.as_deref().unwrap_or_default());
         // Of the second's parts HTML's `datetime` takes three digits at most.
         let text = |time: &Option<Timestamp>| time.map(|time| format!("{time:.0}")).unwrap_or_default();
         let readable = |time: &Option<Timestamp>| time.map(utc).unwrap_or_default();
+        // A page that asks without a pause would be a flood.
+        let retry_after = if goes_on { filling.retry_after.max(1) } else { 0 };
+        let until = text(until);
+        let over = if filling.sent == Sent::Refused { texts.over.as_str() } else { "" };
+        let script = if goes_on { script(retry_after, &until, over) } else { String::new() };
         // What there is not is empty: then it shows as nothing, and counts as false.
         self.0.get_template(NAME)?.render(context! {
             status => status.as_u16(),
             maintenance => *subject == Subject::Maintenance,
             heading => filling.content.heading(&texts),
+            reason_html => Value::from_safe_string(reason::html(&reason)),
             reason => reason,
-            reason_html => Value::from_safe_string(reason::html(reason)),
             since => text(since),
             since_utc => readable(since),
-            until => text(until),
-            until_utc => readable(until),
-            // A page that asks without a pause would be a flood.
-            retry_after => if goes_on { filling.retry_after.max(1) } else { 0 },
+            until_utc => readable(&filling.content.until),
+            until => until,
+            retry_after => retry_after,
             form_refused => filling.sent == Sent::Refused,
             language => filling.language.tag(),
             direction => match texts.direction { Direction::Ltr => "ltr", Direction::Rtl => "rtl" },
             title => title.as_deref().unwrap_or_default(),
-            logo => logo.as_deref().unwrap_or_default(),
-            accent => accent.map(|accent| accent.to_string()).unwrap_or_default(),
-            style => Value::from_safe_string(style),
-            script => Value::from_safe_string(SCRIPT.to_owned()),
+            // Nothing in a URL of this kind needs to be escaped.
+            logo => Value::from_safe_string(logo.clone().unwrap_or_default()),
+            style => Value::from_safe_string(style(&accent)),
+            accent => accent,
+            script => Value::from_safe_string(script),
             texts => context! {
                 maintenance => texts.maintenance,
                 unavailable => texts.unavailable,
@@ -175,41 +189,57 @@ impl Template {
             until,
         };
         let until = Some(Timestamp::UNIX_EPOCH);
-        let updating = self.variants(&on(Some("Updating"), until))?;
-        let moving = self.variants(&on(Some("Moving"), until))?;
-        self.variants(&on(None, None))?;
+        let one = on(Some("Updating"), until);
+        let scripts = self.scripts(&one, Language::ENGLISH)?;
+        // As long as any can be.
+        let other = self.scripts(&on(Some(&"x".repeat(16 * 1024)), until), Language::ENGLISH)?;
+        self.scripts(&on(None, None), Language::ENGLISH)?;
         for status in [StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_GATEWAY, StatusCode::NOT_FOUND] {
-            self.variants(&Content::failure(status))?;
+            self.scripts(&Content::failure(status), Language::ENGLISH)?;
         }
-        for (one, other) in updating.iter().zip(&moving) {
-            let mut scripts = csp::inline(one, "script").zip(csp::inline(other, "script"));
-            if let Some(index) = scripts.position(|(one, other)| one != other) {
+        for language in Language::all() {
+            self.scripts(&one, language)?;
+        }
+        match scripts.iter().zip(&other).find_map(|(one, other)| one.iter().zip(other).position(|(a, b)| a != b)) {
+            None => Ok(()),
+            Some(index) => {
                 let start = csp::inline(source, "script").nth(index).map_or(0, |script| offset(source, script));
-                return Err(TemplateError::Script(1 + source[..start].matches('\n').count()));
+                Err(TemplateError::Script(1 + source[..start].matches('\n').count()))
             }
         }
-        Ok(())
     }
 
-    /// All pages that say this.
-    fn variants(&self, content: &Content) -> Result<Vec<String>, Error> {
+    /// The scripts of all pages that say this.
+    fn scripts(&self, content: &Content, language: Language) -> Result<Vec<Vec<String>>, TemplateError> {
         let plain = Brand::default();
-        let (title, logo, accent) = (Some("Title".to_owned()), Some("data:,".to_owned()), Some(Accent::default()));
-        let full = Brand { title, logo, accent };
-        let mut pages = Vec::new();
+        // As large as any can be.
+        let logo = Some(format!("data:image/png;base64,{}", "A".repeat(LOGO_SIZE / 3 * 4)));
+        let full = Brand { title: Some("Title".to_owned()), logo, accent: Some(Accent::default()) };
+        let mut scripts = Vec::new();
         for sent in [Sent::Nothing, Sent::Refused, Sent::Perhaps] {
             for brand in [&plain, &full] {
-                pages.push(self.render(&Filling {
-                    content,
-                    language: Language::ENGLISH,
-                    sent,
-                    retry_after: 60,
-                    brand,
-                })?);
+                let html = self.own(&Filling { content, language, sent, retry_after: 60, brand })?;
+                scripts.push(csp::inline(&html.page, "script").map(str::to_owned).collect());
             }
         }
-        Ok(pages)
+        Ok(scripts)
     }
+}
+
+/// The built-in page's style, as an element.
+fn style(accent: &str) -> String {
+    let accent = if accent.is_empty() { String::new() } else { format!(":root {{ --accent: {accent}; }}\n") };
+    format!("<style>{STYLE}{accent}</style>")
+}
+
+/// The script that lets a page go on by itself, as an element.
+fn script(retry_after: u64, until: &str, over: &str) -> String {
+    let attribute = |name: &str, value: &str| match value {
+        "" => String::new(),
+        value => format!(" data-{name}=\"{}\"", HtmlEscape(value)),
+    };
+    let (until, over) = (attribute("until", until), attribute("over", over));
+    format!("<script data-retry-after=\"{retry_after}\"{until}{over}>{SCRIPT}</script>")
 }
 
 /// Where in a text a part of it begins.
@@ -294,6 +324,28 @@ mod tests {
             let error = Template::of_own(source).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{line}: ")) && error.contains(what), "{source:?}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_none_is_told() {
+        for blank in ["", " \n\t"] {
+            assert_eq!(Template::of_own(blank).unwrap_err(), TemplateError::Blank);
+        }
+        let large = format!("{{% for a in '{}' %}}{{{{ logo }}}}{{% endfor %}}", "0".repeat(10));
+        assert_eq!(Template::of_own(&large).unwrap_err(), TemplateError::Size);
+    }
+
+    #[test]
+    fn every_language_is_tried() {
+        let error = Template::of_own("{% if language == 'de' %}{{ a }}{% endif %}").unwrap_err();
+        assert_eq!(error, TemplateError::Invalid { line: 1, what: "undefined value".to_owned() });
+    }
+
+    #[test]
+    fn scripts_are_hashed_as_browsers_read_them() {
+        let html = fill("<script>\r\n1\r\n</script>\r2", "x");
+        assert_eq!(html.page, "<script>\n1\n</script>\n2");
+        assert_eq!(html.policy, csp::for_own("<script>\n1\n</script>"));
     }
 
     #[test]

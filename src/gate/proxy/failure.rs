@@ -82,6 +82,11 @@ impl Failure {
         }
     }
 
+    /// Whether the application may have received the request, or a part of it.
+    pub(in crate::gate) fn may_have_arrived(&self) -> bool {
+        !matches!(self, Self::Ambiguous(_) | Self::Tunnel | Self::Connect(_) | Self::Open(_) | Self::Refused(_))
+    }
+
     /// How it is counted, where it is the application's.
     pub(super) fn cause(&self) -> Option<&'static str> {
         match self {

@@ -34,7 +34,7 @@ fn a_refused_form_is_never_sent_again() {
     assert!(text.as_str().unwrap().starts_with("Wat u hebt verzonden, is niet ontvangen.\n"), "{text}");
     visit.asks(2);
     visit.end();
-    let over = "We zijn terug. Ga terug en verzend het opnieuw.";
+    let over = "We zijn er weer. Ga terug naar de vorige pagina en verzend het opnieuw.";
     visit.browser.until(&format!("document.querySelector('h1').textContent === {over:?}"));
     assert_eq!(visit.browser.get("document.title"), over);
     assert_eq!(
