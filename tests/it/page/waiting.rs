@@ -190,7 +190,7 @@ fn what_it_is_about_may_become_something_else() {
     put(&sidecar.file(), "Updating");
     browser.until("document.title === 'Down for maintenance'");
     let text = browser.get("document.getElementById('notice').innerText").as_str().unwrap().to_owned();
-    assert!(text.starts_with("Down for maintenance\n\nUpdating\n\nSince\n"), "{text}");
+    assert!(text.starts_with("Down for maintenance\n\nUpdating\n\nStarted\n"), "{text}");
     std::fs::remove_file(sidecar.file()).unwrap();
     browser.until("document.title === 'Temporarily unavailable'");
     assert_eq!(browser.get("document.getElementById('notice').innerText"), "Temporarily unavailable");

@@ -17,6 +17,7 @@ const CADDY: Recipe = Recipe {
     patience: 300_000,
     grpc: 503,
     lost: [(502, false), (503, true)],
+    asks_by_get: false,
     without_sidecar: 502,
 };
 

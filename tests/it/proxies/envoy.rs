@@ -10,8 +10,15 @@ use super::{
 };
 use crate::fixture::{Sidecar, eventually};
 
-const ENVOY: Recipe =
-    Recipe { set_up, check: Some(check), patience: 0, grpc: 200, lost: [(503, false); 2], without_sidecar: 503 };
+const ENVOY: Recipe = Recipe {
+    set_up,
+    check: Some(check),
+    patience: 0,
+    grpc: 200,
+    lost: [(503, false); 2],
+    asks_by_get: false,
+    without_sidecar: 503,
+};
 
 fn set_up(directory: &Path, addresses: &Addresses) -> Command {
     let at = |port: u16| format!("address: 127.0.0.1, port_value: {port}");

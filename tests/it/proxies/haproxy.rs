@@ -7,8 +7,15 @@ use std::process::Command;
 use super::{Addresses, Front, Recipe, assert_shows_the_sidecars_refusal, filled};
 use crate::fixture::{eventually, program};
 
-const HAPROXY: Recipe =
-    Recipe { set_up, check: Some(check), patience: 0, grpc: 200, lost: [(502, false); 2], without_sidecar: 503 };
+const HAPROXY: Recipe = Recipe {
+    set_up,
+    check: Some(check),
+    patience: 0,
+    grpc: 200,
+    lost: [(502, false); 2],
+    asks_by_get: false,
+    without_sidecar: 503,
+};
 
 fn set_up(directory: &Path, addresses: &Addresses) -> Command {
     let (application, traffic) = (addresses.application.to_string(), addresses.sidecar.traffic.to_string());

@@ -49,6 +49,8 @@ pub struct Recipe {
     /// What becomes of a POST and of a GET whose connection the application closes: the status, and whether it is the
     /// sidecar's answer.
     pub lost: [(u16, bool); 2],
+    /// Whether it asks by GET for what it shows instead of a dead application's answer: the page says nothing of a form then.
+    pub asks_by_get: bool,
     /// What is answered when the sidecar is gone. 200 is the application's.
     pub without_sidecar: u16,
 }
@@ -211,9 +213,9 @@ fn told(reply: &Reply) -> (u16, BTreeSet<String>, &str) {
     (reply.status, headers, &reply.body)
 }
 
-/// That each kind of client is told by the proxy what the sidecar says, whatever it sends.
+/// That each kind of client is told by the proxy what the sidecar says, whatever it sends; or what that says to a GET.
 #[track_caller]
-fn assert_refuses_all(front: &Front, text: &str) {
+fn assert_refuses_all(front: &Front, text: &str, as_to_get: bool) {
     let (proxy, sidecar) = (front.addresses.proxy, front.sidecar().traffic);
     let chrome = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8";
     let clients = [
@@ -224,7 +226,9 @@ fn assert_refuses_all(front: &Front, text: &str) {
     for (content_type, accept) in clients {
         let headers = [("Accept", accept), ("Accept-Language", "de-DE,de;q=0.9,en;q=0.5")];
         for method in ["GET", "HEAD", "DELETE", "OPTIONS"] {
-            let replies = [proxy, sidecar].map(|address| request(address, method, "/a?b=c", &headers));
+            let asked = if as_to_get && method != "HEAD" { "GET" } else { method };
+            let replies = [(proxy, method), (sidecar, asked)];
+            let replies = replies.map(|(address, method)| request(address, method, "/a?b=c", &headers));
             let what = format!("{method} {accept}: {:?}", replies[0]);
             assert_eq!(told(&replies[0]), told(&replies[1]), "{what}");
             assert_eq!((replies[0].status, replies[0].header("content-type")), (503, Some(content_type)), "{what}");
@@ -235,7 +239,10 @@ fn assert_refuses_all(front: &Front, text: &str) {
         let headers = [&headers[..], &[("Content-Type", "application/x-www-form-urlencoded")]].concat();
         for body in ["name=value", &"a=b&".repeat(50_000)] {
             let reply = post(proxy, "/a?b=c", &headers, body);
-            let said = post(sidecar, "/a?b=c", &headers, body);
+            let said = match as_to_get {
+                true => get(sidecar, "/a?b=c", &headers),
+                false => post(sidecar, "/a?b=c", &headers, body),
+            };
             assert_eq!(told(&reply), told(&said), "POST {} {accept}", body.len());
         }
     }
@@ -268,7 +275,7 @@ pub fn assert_shows_the_sidecars_refusal(recipe: &Recipe) {
     front.enable();
     front.refuses(REASON);
     let asked = front.asked();
-    assert_refuses_all(&front, REASON);
+    assert_refuses_all(&front, REASON, false);
     let kept = client.get("/");
     assert_eq!((kept.status(), kept.text()), (503, format!("{REASON}\n")));
     if kept.header("connection").is_some_and(|value| value == "close") {
@@ -311,7 +318,7 @@ pub fn assert_shows_the_sidecars_refusal(recipe: &Recipe) {
     let refused = front.sidecar().metric("pitstop_requests_total{outcome=\"refused\"}");
     front.application = None;
     front.refuses("Temporarily unavailable");
-    assert_refuses_all(&front, "Temporarily unavailable");
+    assert_refuses_all(&front, "Temporarily unavailable", recipe.asks_by_get);
     assert!(front.sidecar().metric("pitstop_requests_total{outcome=\"refused\"}") > refused);
     front.application = Some(application_at(front.addresses.application));
     front.opens();

@@ -16,6 +16,7 @@ const ASKS: Recipe = Recipe {
     patience: 0,
     grpc: 200,
     lost: [(502, false), (503, true)],
+    asks_by_get: false,
     without_sidecar: 502,
 };
 const LOOKS: Recipe = Recipe { set_up: looks, without_sidecar: 200, ..ASKS };

@@ -10,8 +10,15 @@ use super::{
 };
 
 /// It has no check of its own: what it does not understand in its file, it leaves out all of it, and no test passes.
-const TRAEFIK: Recipe =
-    Recipe { set_up, check: None, patience: 0, grpc: 503, lost: [(503, true); 2], without_sidecar: 500 };
+const TRAEFIK: Recipe = Recipe {
+    set_up,
+    check: None,
+    patience: 0,
+    grpc: 503,
+    lost: [(503, true); 2],
+    asks_by_get: true,
+    without_sidecar: 500,
+};
 
 fn set_up(directory: &Path, addresses: &Addresses) -> Command {
     let (application, sidecar) = (addresses.application.to_string(), &addresses.sidecar);
