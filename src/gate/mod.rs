@@ -134,16 +134,19 @@ impl Gate {
     pub async fn cut_after(self, limit: Duration, cuts: Cuts) {
         let Some(forwarding) = &self.0.forwarding else { return };
         let mut state = forwarding.state.clone();
-        // Until the channel is gone.
-        while state.wait_for(|state| matches!(state.mode(), Mode::On(_))).await.is_ok() {
-            let over = state.wait_for(|state| !matches!(state.mode(), Mode::On(_)));
-            if timeout(limit, over).await.is_err() {
+        let is_on = |state: &State| matches!(state.mode(), Mode::On(_));
+        loop {
+            // Until the channel is gone.
+            let Ok(began) = state.wait_for(is_on).await.map(|state| state.changes()) else { return };
+            // It may have been over for so short a time that nobody has seen it.
+            let over = |state: &State| !is_on(state) || state.changes() != began;
+            if timeout(limit, state.wait_for(over)).await.is_err() {
                 let left = forwarding.requests.in_flight.get();
                 if left > 0 {
                     warn!("{left} requests still run after {limit:?} of maintenance: their clients are cut");
                 }
                 cuts.cut();
-                let _ = state.wait_for(|state| !matches!(state.mode(), Mode::On(_))).await;
+                let _ = state.wait_for(over).await;
             }
         }
     }

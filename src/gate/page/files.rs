@@ -63,58 +63,62 @@ struct Source<T> {
     /// In bytes.
     limit: usize,
     parse: fn(&Path, &[u8]) -> Result<T, FileError>,
-    /// What the look before has read; `None` if it has read nothing.
-    read: Option<Vec<u8>>,
-    /// Whether that has been parsed.
-    is_parsed: bool,
+    seen: Seen,
     good: Option<(Vec<u8>, T)>,
     trouble: Option<FileError>,
-    is_first: bool,
+}
+
+/// What the looks at a file have seen. A change is taken up when a second look sees the same: at the first, somebody may
+/// still be writing.
+enum Seen {
+    /// None has been.
+    Never,
+    /// It could not be read.
+    Nothing,
+    Once(Vec<u8>),
+    Taken(Vec<u8>),
 }
 
 impl<T> Source<T> {
     fn new(flag: &'static str, path: PathBuf, limit: usize, parse: fn(&Path, &[u8]) -> Result<T, FileError>) -> Self {
-        Self { flag, path, limit, parse, read: None, is_parsed: false, good: None, trouble: None, is_first: true }
+        Self { flag, path, limit, parse, seen: Seen::Never, good: None, trouble: None }
     }
 
     /// Reads the file. Whether it is good for something else than before.
-    ///
-    /// A change is taken up when a second look reads the same: at the first somebody may still be writing.
     fn look(&mut self) -> bool {
-        let is_first = std::mem::take(&mut self.is_first);
-        let (flag, path, limit) = (self.flag, || self.path.clone(), self.limit);
-        let bytes = match follow::read(&self.path, limit as u64 + 1) {
-            Err(source) => {
-                self.trouble = Some(FileError::Read { flag, path: path(), source });
-                self.read = None;
-                return false;
+        let read = follow::read(&self.path, self.limit as u64 + 1);
+        match (read, std::mem::replace(&mut self.seen, Seen::Nothing)) {
+            (Err(source), _) => {
+                self.trouble = Some(FileError::Read { flag: self.flag, path: self.path.clone(), source });
+                false
             }
-            Ok(bytes) if self.read.as_ref() != Some(&bytes) && !is_first => {
-                self.read = Some(bytes);
-                self.is_parsed = false;
-                return false;
+            (Ok(bytes), Seen::Taken(before)) if bytes == before => {
+                self.seen = Seen::Taken(bytes);
+                false
             }
-            Ok(_) if self.is_parsed => return false,
-            Ok(bytes) => bytes,
-        };
+            (Ok(bytes), Seen::Once(before)) if bytes == before => self.take(bytes),
+            (Ok(bytes), Seen::Never) => self.take(bytes),
+            (Ok(bytes), _) => {
+                self.seen = Seen::Once(bytes);
+                false
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: Vec<u8>) -> bool {
         let is_known = self.good.as_ref().is_some_and(|(good, _)| *good == bytes);
-        let parsed = match bytes.len() > limit {
-            true => Err(FileError::Size { flag, path: path(), limit }),
+        let parsed = match bytes.len() > self.limit {
+            true => Err(FileError::Size { flag: self.flag, path: self.path.clone(), limit: self.limit }),
             false if is_known => Ok(None),
             false => (self.parse)(&self.path, &bytes).map(Some),
         };
-        self.is_parsed = true;
         let is_new = matches!(parsed, Ok(Some(_)));
         match parsed {
-            Ok(parsed) => {
-                self.trouble = None;
-                if let Some(good) = parsed {
-                    self.good = Some((bytes.clone(), good));
-                }
-            }
+            Ok(None) => self.trouble = None,
+            Ok(Some(good)) => (self.good, self.trouble) = (Some((bytes.clone(), good)), None),
             Err(trouble) => self.trouble = Some(trouble),
         }
-        self.read = Some(bytes);
+        self.seen = Seen::Taken(bytes);
         is_new
     }
 }
