@@ -22,6 +22,7 @@ use super::{Failure, maintenance_files, runtime};
 use crate::admin::routes::{Admin, router};
 use crate::cli::{self, Common, HOLD_LIMIT, Serve};
 use crate::gate::admission::Policies;
+use crate::gate::cut_off::cut_after;
 use crate::gate::forward_auth::{self, ForwardAuth};
 use crate::gate::page::files::{self, Sources};
 use crate::gate::policy::Policy;
@@ -89,7 +90,9 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
         info!(admin = %admin.address(), traffic = %traffic.address(), "pitstop {} is serving", env!("CARGO_PKG_VERSION"));
 
         let cuts = Cuts::default();
-        tokio::spawn(gates[0].clone().cut_after(serve.drain_timeout, cuts.clone()));
+        if let Some(in_flight) = in_flight.clone() {
+            tokio::spawn(cut_after(state.clone(), in_flight, serve.drain_timeout, cuts.clone()));
+        }
         let mut traffic_served = JoinSet::new();
         for gate in gates {
             traffic_served.spawn(serve_traffic(traffic.try_clone()?, gate, cuts.clone(), stop.clone())?);

@@ -9,6 +9,7 @@
 //! gets, sends it on a connection of `upstream`, and passes the answer on.
 
 pub mod admission;
+pub mod cut_off;
 mod follow;
 pub mod forward_auth;
 mod grpc;
@@ -35,8 +36,7 @@ use hyper::{Request, Response, StatusCode, Version};
 use jiff::Timestamp;
 use prometheus::IntCounter;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{sleep, timeout};
-use tracing::warn;
+use tokio::time::sleep;
 
 use self::admission::{Admission, Policies};
 use self::grpc::GrpcAnswer;
@@ -49,7 +49,7 @@ use self::policy::hold::{self, Place};
 use self::proxy::pass::Pass;
 use self::proxy::{Answer, Failure, Proxy};
 use self::upstream::{InFlight, Upstream};
-use crate::listener::{Cuts, RequestBody};
+use crate::listener::RequestBody;
 use crate::maintenance::state::{Mode, State};
 use crate::metrics::Requests;
 
@@ -128,27 +128,6 @@ impl Gate {
         let forwards = forwarding.is_some();
         let rendered = Rendered { state, design, retry_after, forwards, lately: Lately::default(), pages };
         Self(Arc::new(Shared { refused, rendered: Mutex::new(rendered), forwarding }))
-    }
-
-    /// Cuts, each time that maintenance begins, the requests that still run after the time that they have to finish.
-    pub async fn cut_after(self, limit: Duration, cuts: Cuts) {
-        let Some(forwarding) = &self.0.forwarding else { return };
-        let mut state = forwarding.state.clone();
-        let is_on = |state: &State| matches!(state.mode(), Mode::On(_));
-        loop {
-            // Until the channel is gone.
-            let Ok(began) = state.wait_for(is_on).await.map(|state| state.changes()) else { return };
-            // It may have been over for so short a time that nobody has seen it.
-            let over = |state: &State| !is_on(state) || state.changes() != began;
-            if timeout(limit, state.wait_for(over)).await.is_err() {
-                let left = forwarding.requests.in_flight.get();
-                if left > 0 {
-                    warn!("{left} requests still run after {limit:?} of maintenance: their clients are cut");
-                }
-                cuts.cut();
-                let _ = state.wait_for(over).await;
-            }
-        }
     }
 
     /// Waits until the application is at work on none of the requests that were let in, also of those whose clients have left.

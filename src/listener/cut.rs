@@ -19,7 +19,7 @@ impl Cuts {
     }
 
     /// Tells of the next one.
-    pub(super) fn next(&self) -> watch::Receiver<()> {
+    pub(crate) fn next(&self) -> watch::Receiver<()> {
         self.0.subscribe()
     }
 }

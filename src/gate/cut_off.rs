@@ -1,0 +1,62 @@
+//! Requests that were let in may finish when maintenance begins, but not for ever.
+
+use std::time::Duration;
+
+use prometheus::IntGauge;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::listener::Cuts;
+use crate::maintenance::state::{Mode, State};
+
+/// Cuts, each time that maintenance begins, the requests that still run after the time that they have to finish.
+pub async fn cut_after(mut state: watch::Receiver<State>, in_flight: IntGauge, limit: Duration, cuts: Cuts) {
+    let is_on = |state: &State| matches!(state.mode(), Mode::On(_));
+    loop {
+        // Until the channel is gone.
+        let Ok(began) = state.wait_for(is_on).await.map(|state| state.changes()) else { return };
+        // It may have been over for so short a time that only the count of its changes tells.
+        let over = |state: &State| !is_on(state) || state.changes() != began;
+        if timeout(limit, state.wait_for(over)).await.is_err() {
+            let left = in_flight.get();
+            if left > 0 {
+                warn!("{left} requests still run after {limit:?} of maintenance: their clients are cut");
+            }
+            cuts.cut();
+            let _ = state.wait_for(over).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    use crate::maintenance::notice::Notice;
+    use crate::maintenance::state::{Seen, Switch};
+
+    fn on() -> Seen {
+        let notice = Notice { reason: None, until: None };
+        Seen::On(Switch { notice, modified: jiff::Timestamp::UNIX_EPOCH, unreadable: None })
+    }
+
+    #[tokio::test]
+    async fn maintenance_that_was_over_for_a_moment_has_begun_anew() {
+        let mut before = State::new([Path::new("MAINTENANCE")]);
+        before.see(0, Seen::Off);
+        let (states, state) = watch::channel(before);
+        let in_flight = IntGauge::new("in_flight", "in flight").unwrap();
+        let cuts = Cuts::default();
+        let mut cut = cuts.next();
+        tokio::spawn(cut_after(state, in_flight, Duration::from_millis(1), cuts));
+        states.send_modify(|state| _ = state.see(0, on()));
+        cut.changed().await.unwrap();
+        for _ in 0..3 {
+            // Nobody sees that it is over.
+            states.send_modify(|state| _ = state.see(0, Seen::Off) && state.see(0, on()));
+            timeout(Duration::from_secs(30), cut.changed()).await.expect("it cuts again").unwrap();
+        }
+    }
+}
