@@ -110,7 +110,8 @@ struct Rendered {
 
 impl Gate {
     /// A gate that refuses with the reason in `state`, and tells clients to come back after `retry_after` where the
-    /// end is not known, on a page of this design. It counts what it refuses. With `forward`, it lets requests in while maintenance mode is off.
+    /// end is not known, on a page of this design. It counts what it refuses. With `forward`, it lets requests in while
+    /// maintenance mode is off.
     #[must_use]
     pub fn new(
         mut state: watch::Receiver<State>,

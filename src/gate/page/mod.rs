@@ -102,35 +102,35 @@ impl Pages {
     /// The answer to a request that has not reached the application.
     #[must_use]
     pub(super) fn refusal(&mut self, wanted: Wanted) -> Response<Full<Bytes>> {
-        self.response(None, wanted, if wanted.sends { Sent::Refused } else { Sent::Nothing })
+        self.response(None, false, wanted)
     }
 
     /// The answer to one that may have, before it was cut.
     #[must_use]
     pub(super) fn cut(&mut self, wanted: Wanted) -> Response<Full<Bytes>> {
-        self.response(None, wanted, if wanted.sends { Sent::Perhaps } else { Sent::Nothing })
+        self.response(None, true, wanted)
     }
 
     /// What a client is told that the application has not answered. Whether it may have received the request is not always
     /// known.
     #[must_use]
     pub(super) fn failure(&mut self, status: StatusCode, received: bool, wanted: Wanted) -> Response<Full<Bytes>> {
-        let sent = match (wanted.sends, received) {
-            (false, _) => Sent::Nothing,
-            (true, false) => Sent::Refused,
-            (true, true) => Sent::Perhaps,
-        };
-        self.response(Some(status), wanted, sent)
+        self.response(Some(status), received, wanted)
     }
 
-    /// The refusal, or the page for a failure with this status.
-    fn response(&mut self, failure: Option<StatusCode>, wanted: Wanted, sent: Sent) -> Response<Full<Bytes>> {
+    /// The refusal, or the page for a failure with this status, to a request that the application may have received or not.
+    fn response(&mut self, failure: Option<StatusCode>, received: bool, wanted: Wanted) -> Response<Full<Bytes>> {
         let failure = failure.map(Content::failure);
         let content = failure.as_ref().unwrap_or(&self.content);
         let Wanted { format, head, .. } = wanted;
         // What a status means is known in English only.
         let language = if content.subject == Subject::Status { Language::ENGLISH } else { wanted.language };
-        let sent = if format == Format::Html { sent } else { Sent::Nothing };
+        // Only pages speak of it.
+        let sent = match (format == Format::Html && wanted.sends, received) {
+            (false, _) => Sent::Nothing,
+            (true, false) => Sent::Refused,
+            (true, true) => Sent::Perhaps,
+        };
         let key = Key { status: content.status, format, language, sent };
         let index = self.rendered.iter().position(|(rendered, _)| *rendered == key).unwrap_or_else(|| {
             let mut page = Page::new(content, &self.design, key, self.retry_after);

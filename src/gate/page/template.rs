@@ -111,13 +111,12 @@ impl Template {
     ///
     /// It refers to what there is not, in a place that was not reached when it was checked.
     pub(super) fn own(&self, filling: &Filling<'_>) -> Result<Html, TemplateError> {
-        let html = self.fill(filling, csp::for_own)?;
-        if html.page.len() > FILLED_SIZE { Err(TemplateError::Size) } else { Ok(html) }
+        self.fill(filling, csp::for_own)
     }
 
     /// The policy is made for the page with another reason: whatever a reason contains, and even where a template does not
     /// escape it, nothing of it is run.
-    fn fill(&self, filling: &Filling<'_>, policy: impl Fn(&str) -> String) -> Result<Html, Error> {
+    fn fill(&self, filling: &Filling<'_>, policy: impl Fn(&str) -> String) -> Result<Html, TemplateError> {
         let page = self.render(filling)?;
         let policy = match filling.content.reason {
             Some(_) => {
@@ -129,7 +128,7 @@ impl Template {
         Ok(Html { page, policy })
     }
 
-    fn render(&self, filling: &Filling<'_>) -> Result<String, Error> {
+    fn render(&self, filling: &Filling<'_>) -> Result<String, TemplateError> {
         let Content { status, subject, reason, since, until } = filling.content;
         let texts = Texts::of(filling.language).unwrap_or_default();
         let goes_on = *subject != Subject::Status && filling.sent != Sent::Perhaps;
@@ -145,7 +144,7 @@ impl Template {
         let over = if filling.sent == Sent::Refused { texts.over.as_str() } else { "" };
         let script = if goes_on { script(retry_after, &until, over) } else { String::new() };
         // What there is not is empty: then it shows as nothing, and counts as false.
-        self.0.get_template(NAME)?.render(context! {
+        let page = self.0.get_template(NAME)?.render(context! {
             status => status.as_u16(),
             maintenance => *subject == Subject::Maintenance,
             heading => filling.content.heading(&texts),
@@ -176,7 +175,8 @@ impl Template {
                 not_over => texts.not_over,
                 over => texts.over,
             },
-        })
+        })?;
+        if page.len() > FILLED_SIZE { Err(TemplateError::Size) } else { Ok(page) }
     }
 
     /// Fills it in with all kinds of things to say.
@@ -218,8 +218,8 @@ impl Template {
         let mut scripts = Vec::new();
         for sent in [Sent::Nothing, Sent::Refused, Sent::Perhaps] {
             for brand in [&plain, &full] {
-                let html = self.own(&Filling { content, language, sent, retry_after: 60, brand })?;
-                scripts.push(csp::inline(&html.page, "script").map(str::to_owned).collect());
+                let page = self.render(&Filling { content, language, sent, retry_after: 60, brand })?;
+                scripts.push(csp::inline(&page, "script").map(str::to_owned).collect());
             }
         }
         Ok(scripts)
