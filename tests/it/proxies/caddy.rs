@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{
-    Addresses, Recipe, assert_asks_for_little, assert_refuses_from_the_start, assert_shows_the_sidecars_refusal,
-    filled, venv_program,
+    Addresses, CLIENTS_WISHES, Recipe, assert_asks_for_little, assert_refuses_from_the_start,
+    assert_shows_the_sidecars_refusal, filled, venv_program,
 };
 use crate::fixture::Printed;
 use crate::manifests::root;
@@ -62,11 +62,5 @@ fn it_refuses_from_the_start() {
 
 #[test]
 fn it_asks_for_little() {
-    let told = [
-        ("x-forwarded-method", "POST"),
-        ("accept", "text/html"),
-        ("accept-language", "de"),
-        ("content-type", "text/plain"),
-    ];
-    assert_asks_for_little(&CADDY, &told);
+    assert_asks_for_little(&CADDY, &CLIENTS_WISHES);
 }

@@ -342,6 +342,14 @@ pub fn assert_refuses_from_the_start(recipe: &Recipe) {
     assert_eq!(front.asked(), [""; 0]);
 }
 
+/// What a proxy that passes the refusal on tells of the client's request.
+pub const CLIENTS_WISHES: [(&str, &str); 4] = [
+    ("x-forwarded-method", "POST"),
+    ("accept", "text/html"),
+    ("accept-language", "de"),
+    ("content-type", "text/plain"),
+];
+
 /// That who asks the sidecar says what it needs to know, and no more: not what is secret, and not what is long, since it
 /// takes no more than 16 KiB.
 pub fn assert_asks_for_little(recipe: &Recipe, told: &[(&str, &str)]) {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{
-    Addresses, Recipe, assert_asks_for_little, assert_refuses_from_the_start, assert_shows_the_sidecars_refusal,
-    filled, venv_program,
+    Addresses, CLIENTS_WISHES, Recipe, assert_asks_for_little, assert_refuses_from_the_start,
+    assert_shows_the_sidecars_refusal, filled, venv_program,
 };
 
 /// It has no check of its own: what it does not understand in its file, it leaves out all of it, and no test passes.
@@ -45,11 +45,5 @@ fn it_refuses_from_the_start() {
 
 #[test]
 fn it_asks_for_little() {
-    let told = [
-        ("x-forwarded-method", "POST"),
-        ("accept", "text/html"),
-        ("accept-language", "de"),
-        ("content-type", "text/plain"),
-    ];
-    assert_asks_for_little(&TRAEFIK, &told);
+    assert_asks_for_little(&TRAEFIK, &CLIENTS_WISHES);
 }
