@@ -27,12 +27,14 @@
 //! - [`metrics`]: what Prometheus is told.
 //! - [`maintenance`]: the domain; knows nothing of HTTP.
 //! - [`listener`]: bind, accept, limits, timeouts, bounded drain; both listeners use it.
+//! - [`http1`]: HTTP/1.1 messages without I/O.
 //! - [`shutdown`], [`log`].
 
 pub mod admin;
 pub mod cli;
 pub mod commands;
 pub mod gate;
+pub mod http1;
 pub mod listener;
 pub mod log;
 pub mod maintenance;
