@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::routing::any;
 use hyper_util::service::TowerToHyperService;
-use prometheus::Registry;
+use prometheus::{IntCounter, Registry};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
@@ -95,13 +95,15 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
         }
         let mut traffic_served = JoinSet::new();
         for gate in gates {
-            traffic_served.spawn(serve_traffic(traffic.try_clone()?, gate, cuts.clone(), stop.clone())?);
+            let evictions = metrics.evictions("traffic");
+            traffic_served.spawn(serve_traffic(traffic.try_clone()?, gate, cuts.clone(), evictions, stop.clone())?);
         }
         drop(traffic);
         let forward_auth = any(async move |request: Request| forward_auth.answer(request).map(Body::new));
+        let evictions = metrics.evictions("admin");
         let routes = router(Admin { state, looks, stop: stop.clone(), metrics, in_flight, held })
             .route(forward_auth::PATH, forward_auth);
-        let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), Cuts::default(), stop);
+        let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), Cuts::default(), evictions, stop);
         let traffic_served = async {
             while let Some(served) = traffic_served.join_next().await {
                 served??;
@@ -118,13 +120,14 @@ fn serve_traffic(
     traffic: Listener,
     gate: Gate,
     cuts: Cuts,
+    evictions: IntCounter,
     stop: Stop,
 ) -> io::Result<impl Future<Output = io::Result<()>>> {
     let (report, served) = oneshot::channel();
     thread::Builder::new().name("traffic".to_owned()).spawn(move || {
         let served = runtime().and_then(|runtime| {
             runtime.block_on(async {
-                traffic.serve(gate.clone(), cuts, stop).await?;
+                traffic.serve(gate.clone(), cuts, evictions, stop).await?;
                 gate.finished().await;
                 Ok(())
             })

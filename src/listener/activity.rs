@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hyper::body::{Body, Incoming};
 use hyper::header::HeaderValue;
 use hyper::{Request, Version};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::cut::Cuts;
 use super::exchange::{Answering, Progress, RequestBody, Successor};
@@ -51,7 +51,15 @@ pub(super) struct Activity {
     /// Whether somebody wants to know when the client leaves, and is to be given the means to watch it.
     watched: AtomicBool,
     watcher: Mutex<Option<oneshot::Sender<OwnedFd>>>,
+    /// When the connection last began to wait for a request, in the order of all connections.
+    waiting_since: AtomicU64,
+    /// Whether the connection has to make room for another, and the signal that says so.
+    evicted: AtomicBool,
+    eviction: Notify,
 }
+
+/// The source of [`Activity::waiting_since`]. An order is all that is needed, and reading a clock would cost each request.
+static TURNS: AtomicU64 = AtomicU64::new(0);
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +96,33 @@ impl Activity {
             broken: AtomicBool::new(false),
             watched: AtomicBool::new(false),
             watcher: Mutex::new(None),
+            waiting_since: AtomicU64::new(TURNS.fetch_add(1, Relaxed)),
+            evicted: AtomicBool::new(false),
+            eviction: Notify::new(),
         }
+    }
+
+    /// When the connection began to wait for a request, in the order of all connections. `None` while it has one, or has a
+    /// response to finish.
+    pub(super) fn waiting_since(&self) -> Option<u64> {
+        let waits = matches!(self.waiting(), Waiting::Header | Waiting::Request) && !self.is_evicted();
+        waits.then(|| self.waiting_since.load(Relaxed))
+    }
+
+    /// Closes the connection, to make room for another.
+    pub(super) fn evict(&self) {
+        self.evicted.store(true, Relaxed);
+        self.eviction.notify_one();
+    }
+
+    /// Whether the connection has to make room. Its task is woken by [`Activity::eviction`].
+    pub(super) fn is_evicted(&self) -> bool {
+        self.evicted.load(Relaxed)
+    }
+
+    /// Waits until the connection has to make room.
+    pub(super) async fn eviction(&self) {
+        self.eviction.notified().await;
     }
 
     /// Its address as the value of a header, which is made once.
@@ -256,6 +290,7 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         self.0.idle.store(true, Relaxed);
+        self.0.waiting_since.store(TURNS.fetch_add(1, Relaxed), Relaxed);
         self.0.ended.fetch_add(1, Relaxed);
     }
 }

@@ -74,6 +74,7 @@ where
     let begins_http2 = tokio::select! {
         begins = timeout(limits.header_timeout, client.begins_http2()) => begins.ok().flatten(),
         () = stop.draining() => None,
+        () = activity.eviction() => None,
     };
     match begins_http2 {
         None => activity.give_up(),
@@ -106,6 +107,7 @@ where
             let arrived = tokio::select! {
                 readable = timeout(limits.idle_timeout, client.readable()) => readable.is_ok_and(|result| result.is_ok()),
                 () = stop.draining() => false,
+                () = activity.eviction() => false,
             };
             if !arrived {
                 return;
@@ -123,6 +125,8 @@ where
     let mut timer = pin!(sleep_until(clock.deadline));
     let phase = stop.clone();
     let mut draining = pin!(stop.draining());
+    let activity = clock.activity;
+    let mut eviction = pin!(activity.eviction());
     let mut cuts = clock.activity.cuts.next();
     let mut next_cut = pin!(cut(cuts.clone()));
     let (mut asked, mut drains, mut cuts_now) = (false, false, false);
@@ -151,6 +155,10 @@ where
                 drains = true;
                 connection.as_mut().graceful_shutdown();
                 continue;
+            }
+            if activity.is_evicted() || (!asked && eviction.as_mut().poll(cx).is_ready()) {
+                activity.abandon();
+                return Poll::Ready(Rest::Closed);
             }
             asked = true;
             if clock.is_earlier() {

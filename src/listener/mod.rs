@@ -9,6 +9,7 @@ mod client;
 mod clock;
 mod connection;
 mod cut;
+mod eviction;
 mod exchange;
 mod streams;
 
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use hyper::body::Body;
 use hyper::service::Service;
 use hyper::{Request, Response};
+use prometheus::IntCounter;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,6 +34,7 @@ use tracing::warn;
 pub use self::client::{Client, Upgraded, find_out_if_gone};
 use self::connection::Engines;
 pub use self::cut::{Cut, Cuts};
+use self::eviction::Waiting;
 pub use self::exchange::{RequestBody, Upgrade};
 use crate::shutdown::Stop;
 
@@ -51,7 +54,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// The time a connection may be kept without a request.
     pub idle_timeout: Duration,
-    /// The number of connections. The next one waits in the system's backlog.
+    /// The number of connections. At the limit, the connection that has waited longest for a request makes room for the next
+    /// one, which waits only while all of them have requests.
     pub connections: usize,
 }
 
@@ -129,12 +133,12 @@ impl Listener {
 
     /// Serves HTTP/1 and HTTP/2 until it is told to stop, then lets the requests finish that run. Returns when the
     /// last connection is closed: whoever calls sets a limit to that. `cuts` ends requests before, of which the service
-    /// has said that it may.
+    /// has said that it may. `evictions` counts the connections that made room for others.
     ///
     /// # Errors
     ///
     /// The runtime cannot use the socket.
-    pub async fn serve<S, B>(self, service: S, cuts: Cuts, mut stop: Stop) -> io::Result<()>
+    pub async fn serve<S, B>(self, service: S, cuts: Cuts, evictions: IntCounter, mut stop: Stop) -> io::Result<()>
     where
         S: HttpService<B> + Clone + Send + 'static,
         S::Future: Send,
@@ -144,9 +148,10 @@ impl Listener {
         let listener = TcpListener::from_std(socket)?;
         let engines = Arc::new(Engines::new(limits));
         let mut failing = false;
+        let mut waiting = Waiting::new(limits.connections, evictions);
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &places) => accepted,
+                accepted = accept(&listener, &places, &mut waiting) => accepted,
                 () = stop.draining() => break,
             };
             let (stream, address, place) = match accepted {
@@ -165,13 +170,9 @@ impl Listener {
                 }
             };
             let service = service.clone();
-            tokio::spawn(connection::serve(
-                Client::new(stream, address.ip(), cuts.clone(), place),
-                service,
-                engines.clone(),
-                limits,
-                stop.clone(),
-            ));
+            let client = Client::new(stream, address.ip(), cuts.clone(), place);
+            waiting.add(client.activity());
+            tokio::spawn(connection::serve(client, service, engines.clone(), limits, stop.clone()));
         }
         drop(listener);
         let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
@@ -202,9 +203,10 @@ fn bind(address: SocketAddr) -> io::Result<StdListener> {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
+    waiting: &mut Waiting,
 ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, address) = listener.accept().await?;
+    let place = waiting.make_room(places).await.map_err(io::Error::other)?;
     // Answers are written in one piece: there is nothing to wait for.
     let _ = stream.set_nodelay(true);
     Ok((stream, address, place))

@@ -28,6 +28,7 @@ pub struct Metrics {
     file_errors: IntCounter,
     last_look: Gauge,
     requests: IntCounterVec,
+    evictions: IntCounterVec,
     check: IntGaugeVec,
     checks: IntCounterVec,
     process: Process,
@@ -72,6 +73,13 @@ impl Metrics {
             ),
             &["outcome"],
         )?;
+        let evictions = IntCounterVec::new(
+            Opts::new(
+                "pitstop_connections_evicted_total",
+                "Connections closed at the connection limit, since they had waited longest for a request.",
+            ),
+            &["listener"],
+        )?;
         let changes = IntCounterVec::new(
             Opts::new(
                 "pitstop_maintenance_mode_changes_total",
@@ -111,6 +119,7 @@ impl Metrics {
                 "When a maintenance file was last looked at with success, in seconds since the epoch.",
             )?,
             requests: added(&registry, requests)?,
+            evictions: added(&registry, evictions)?,
             check: added(&registry, check)?,
             checks: added(&registry, checks)?,
             process: Process::register(&registry)?,
@@ -122,6 +131,12 @@ impl Metrics {
     #[must_use]
     pub fn refused(&self) -> IntCounter {
         self.requests.with_label_values(&["refused"])
+    }
+
+    /// Counts the connections to this listener, `traffic` or `admin`, that made room for others.
+    #[must_use]
+    pub fn evictions(&self, listener: &str) -> IntCounter {
+        self.evictions.with_label_values(&[listener])
     }
 
     /// What is counted of requests that are forwarded; registers what there is only of those.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
+use crate::application::Application;
 use crate::fixture::{Printed, Reply, Sidecar, behind, connect, eventually, exchange, pitstop, program};
 use crate::kernel::{Thread, looks};
 
@@ -306,18 +307,75 @@ fn a_body_may_take_longer_than_a_header() {
 }
 
 #[test]
-fn one_connection_too_many_waits() {
-    let sidecar = with(&["--max-connections", "2"]);
-    let (mut first, mut second) = (connect(sidecar.traffic), connect(sidecar.traffic));
-    assert_eq!((ask(&mut first), ask(&mut second)), (Some(503), Some(503)));
-    let mut third = connect(sidecar.traffic);
-    third.write_all(REQUEST).unwrap();
-    for _ in 0..100 {
-        assert_eq!((ask(&mut first), ask(&mut second)), (Some(503), Some(503)));
+fn at_the_limit_the_connection_that_has_waited_longest_for_a_request_is_closed() {
+    let sidecar = with(&["--max-connections", "3"]);
+    let mut idle = connect(sidecar.traffic);
+    assert_eq!(ask(&mut idle), Some(503));
+    let mut half = connect(sidecar.traffic);
+    half.write_all(b"GET / HTTP/1.1\r\nHost: loc").unwrap();
+    let mut silent = connect(sidecar.traffic);
+    // The third connection is open once it is answered, and by then waits for a shorter time than the other two.
+    assert_eq!(ask(&mut silent), Some(503));
+    let evicted = || sidecar.metric("pitstop_connections_evicted_total{listener=\"traffic\"}");
+    assert_eq!(evicted(), 0.0);
+    assert_eq!(ask(&mut connect(sidecar.traffic)), Some(503));
+    assert_closes(&mut idle);
+    eventually("it is counted", || evicted() == 1.0);
+    // That one is closed by its client, so the next one needs no room. The one after does.
+    let mut fourth = connect(sidecar.traffic);
+    assert_eq!(ask(&mut fourth), Some(503));
+    let mut fifth = connect(sidecar.traffic);
+    assert_eq!(ask(&mut fifth), Some(503));
+    assert_closes(&mut half);
+    assert_eq!((ask(&mut silent), ask(&mut fourth), ask(&mut fifth)), (Some(503), Some(503), Some(503)));
+    let said = "all 3 connections are open: closing those that have waited longest for a request";
+    assert_eq!(sidecar.log().matches(said).count(), 1, "{}", sidecar.log());
+}
+
+#[test]
+fn half_heads_keep_nobody_out_of_either_port() {
+    let sidecar = with(&["--max-connections", "100"]);
+    for (address, limit) in [(sidecar.admin, 256), (sidecar.traffic, 100)] {
+        let mut flood = Vec::new();
+        for round in 0..10 {
+            for _ in 0..limit / 5 {
+                let mut stream = connect(address);
+                // The early ones are closed meanwhile.
+                let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX: yyyy");
+                flood.push(stream);
+            }
+            let start = Instant::now();
+            assert!(matches!(exchange(address, b"GET /livez HTTP/1.0\r\n\r\n").status, 200 | 503), "{round}");
+            // Far below the 10 s after which a half head would have to give way by itself.
+            assert!(start.elapsed() < Duration::from_secs(5), "{round}");
+        }
+        assert!(flood.iter().any(is_closed));
     }
-    assert_eq!(sidecar.metric("pitstop_requests_total{outcome=\"refused\"}"), 202.0);
-    drop(first);
-    assert_eq!(answer(&mut third).unwrap().status, 503);
+}
+
+#[test]
+fn a_connection_with_a_request_is_never_closed_to_make_room() {
+    let (let_go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let application = Application::new(move |visitor| {
+        while visitor.request().is_some() {
+            let _ = wait.lock().unwrap().recv();
+            visitor.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let gate = application.gate_with(&["--max-connections", "2"]);
+    let mut slow: Vec<_> = (0..2).map(|_| connect(gate.traffic)).collect();
+    slow.iter_mut().for_each(|stream| stream.write_all(REQUEST).unwrap());
+    eventually("both are at work", || gate.metric("pitstop_requests_in_flight") == 2.0);
+    // The third waits until one of them is answered, which is then the one that waits for a request.
+    let mut third = connect(gate.traffic);
+    third.write_all(REQUEST).unwrap();
+    assert_eq!(gate.metric("pitstop_requests_in_flight"), 2.0);
+    (0..3).for_each(|_| let_go.send(()).unwrap());
+    for stream in slow.iter_mut().chain([&mut third]) {
+        assert_eq!(answer(stream).unwrap().body, "ok");
+    }
+    assert_eq!(gate.metric("pitstop_connections_evicted_total{listener=\"traffic\"}"), 1.0);
 }
 
 #[test]
@@ -344,11 +402,11 @@ fn few_file_descriptors_mean_few_connections() {
     }
     std::fs::write(sidecar.file(), "").unwrap();
     eventually("the file is seen", || sidecar.is_on(None));
-    // The 60 need two rounds: the connections of the first round are closed when they are answered.
-    drop(taken);
+    // Those that have been answered make room for the others.
     for mut stream in waiting {
         assert_eq!(answer(&mut stream).unwrap().status, 503);
     }
+    drop(taken);
     assert!(sidecar.child.try_wait().unwrap().is_none());
 }
 
@@ -396,14 +454,20 @@ fn probes_are_answered_while_clients_flood_the_other_side() {
     let flood: Vec<_> = (0..4)
         .map(|_| {
             let (mut stream, enough, requests) = (connect(sidecar.traffic), enough.clone(), requests.clone());
+            let traffic = sidecar.traffic;
             assert_eq!(ask(&mut stream), Some(503));
             thread::spawn(move || {
                 while !enough.load(Relaxed) {
-                    stream.write_all(&REQUEST.repeat(20)).unwrap();
+                    // Between two rounds it may have to make room for the crowd.
+                    let _ = stream.write_all(&REQUEST.repeat(20));
                     for _ in 0..20 {
-                        assert_eq!(answer(&mut stream).unwrap().status, 503);
+                        let Some(reply) = answer(&mut stream) else {
+                            stream = connect(traffic);
+                            break;
+                        };
+                        assert_eq!(reply.status, 503);
+                        requests.fetch_add(1, Relaxed);
                     }
-                    requests.fetch_add(20, Relaxed);
                 }
             })
         })

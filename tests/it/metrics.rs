@@ -62,6 +62,7 @@ fn every_metric_and_its_type() {
             "pitstop_build_info gauge",
             "pitstop_check gauge",
             "pitstop_checks_total counter",
+            "pitstop_connections_evicted_total counter",
             "pitstop_file_errors_total counter",
             "pitstop_file_last_look_timestamp_seconds gauge",
             "pitstop_maintenance_mode gauge",
