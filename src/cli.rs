@@ -154,7 +154,8 @@ pub struct Serve {
     #[arg(long, env = "PITSTOP_IDLE_TIMEOUT", value_name = "TIME", default_value = "75s", value_parser = some_time)]
     pub idle_timeout: Duration,
 
-    /// The number of connections to the traffic listener, and of those to the application; the next one waits
+    /// The number of connections to the traffic listener, and of those to the application. At the limit, the connection that
+    /// has waited longest for a request makes room. Fewer where file descriptors or the container's memory allow no more
     #[arg(long, env = "PITSTOP_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 10_000, value_parser = number)]
     pub max_connections: usize,
 

@@ -28,7 +28,7 @@
 //! - [`maintenance`]: the domain; knows nothing of HTTP.
 //! - [`listener`]: bind, accept, limits, timeouts, bounded drain; both listeners use it.
 //! - [`http1`]: HTTP/1.1 messages without I/O.
-//! - [`shutdown`], [`log`].
+//! - [`shutdown`], [`log`], [`memory`].
 
 pub mod admin;
 pub mod cli;
@@ -38,5 +38,6 @@ pub mod http1;
 pub mod listener;
 pub mod log;
 pub mod maintenance;
+pub mod memory;
 pub mod metrics;
 pub mod shutdown;

@@ -34,6 +34,7 @@ use crate::listener::{Cuts, Limits, Listener};
 use crate::maintenance::one_line;
 use crate::maintenance::state::Mode;
 use crate::maintenance::watch::{self as lookout, Role};
+use crate::memory;
 use crate::metrics::{Metrics, Requests};
 use crate::shutdown::{Phase, Signals, Stop};
 
@@ -43,6 +44,14 @@ const FIRST_LOOK: Duration = Duration::from_millis(500);
 const ADMIN_CONNECTIONS: usize = 256;
 /// File descriptors kept back from clients of the traffic listener, for all else.
 const RESERVED_FILES: u64 = 64 + ADMIN_CONNECTIONS as u64;
+/// Memory kept back from clients of the traffic listener, in bytes: the program, its page, and the admin listener's connections.
+const RESERVED_MEMORY: u64 = 12 * 1024 * 1024;
+/// The most that a connection takes beside its head, in bytes: its buffers, and its socket in the kernel.
+const CONNECTION_MEMORY: u64 = 12 * 1024;
+/// The most that a connection to the application adds to that, in bytes.
+const FORWARDING_MEMORY: u64 = 32 * 1024;
+/// The most that an HTTP/2 request takes, in bytes, where it is refused and where it is forwarded.
+const STREAM_MEMORY: (u64, u64) = (4 * 1024, 24 * 1024);
 
 pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure> {
     let files = maintenance_files(&common.file)?;
@@ -83,10 +92,6 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     runtime.block_on(async {
         let mut first = state.clone();
         let _ = timeout(FIRST_LOOK, first.wait_for(|state| *state.mode() != Mode::Unknown)).await;
-        if limits.connections < serve.max_connections {
-            let connections = limits.connections;
-            warn!("only {connections} connections are taken at once: the limit on open files (ulimit -n) allows no more");
-        }
         info!(admin = %admin.address(), traffic = %traffic.address(), "pitstop {} is serving", env!("CARGO_PKG_VERSION"));
 
         let cuts = Cuts::default();
@@ -199,27 +204,79 @@ async fn until_stopped<T>(
     }
 }
 
-/// The limits, with the file descriptors that they need. Those are raised as far as the system allows; if that is
-/// not enough, fewer connections are taken, so that the admin listener and the looks never go without.
+/// The limits on clients, so that neither file descriptors nor memory run out.
 fn limits(serve: &Serve) -> Limits {
+    let forwards = serve.upstream.is_some();
+    let files = connections_by_files(serve.max_connections, forwards);
+    if files < serve.max_connections {
+        warn!("only {files} connections are taken at once: the limit on open files (ulimit -n) allows no more");
+    }
+    let (connections, streams) = match memory::limit() {
+        Some(limit) => within_memory(limit, serve.max_header_size, forwards),
+        None => (usize::MAX, usize::MAX),
+    };
+    if connections < files {
+        warn!("only {connections} connections are taken at once: the memory limit of the container allows no more");
+    }
+    Limits {
+        header_size: serve.max_header_size,
+        header_lines: serve.upstream.as_ref().map(|_| HEADER_LINES),
+        header_timeout: serve.header_timeout,
+        idle_timeout: serve.idle_timeout,
+        connections: connections.min(files),
+        streams: streams / serve.threads,
+    }
+}
+
+/// The number of connections for which there are file descriptors. Their limit is raised as far as the system allows; if that
+/// is not enough, fewer connections are taken, so that the admin listener and the looks never go without.
+fn connections_by_files(wanted: usize, forwards: bool) -> usize {
     // Each client may need a connection to the application.
-    let each = if serve.upstream.is_some() { 2 } else { 1 };
-    let wanted = (serve.max_connections as u64).saturating_mul(each) + RESERVED_FILES;
+    let each = if forwards { 2 } else { 1 };
+    let needed = (wanted as u64).saturating_mul(each) + RESERVED_FILES;
     let mut files = getrlimit(Resource::Nofile);
-    if files.current.is_some_and(|current| current < wanted) {
-        files.current = Some(files.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+    if files.current.is_some_and(|current| current < needed) {
+        files.current = Some(files.maximum.map_or(needed, |maximum| maximum.min(needed)));
         if let Err(error) = setrlimit(Resource::Nofile, files) {
             warn!("the limit on open files cannot be raised: {error}");
             files = getrlimit(Resource::Nofile);
         }
     }
     let room = files.current.map_or(u64::MAX, |current| (current.saturating_sub(RESERVED_FILES) / each).max(1));
-    let connections = usize::try_from(room).unwrap_or(usize::MAX).min(serve.max_connections);
-    Limits {
-        header_size: serve.max_header_size,
-        header_lines: serve.upstream.as_ref().map(|_| HEADER_LINES),
-        header_timeout: serve.header_timeout,
-        idle_timeout: serve.idle_timeout,
-        connections,
+    usize::try_from(room).unwrap_or(usize::MAX).min(wanted)
+}
+
+/// The numbers of connections and of HTTP/2 requests for which there is room within this limit, in bytes. Requests get a
+/// quarter: a connection is rarely kept waiting by more than a few.
+fn within_memory(limit: u64, header_size: usize, forwards: bool) -> (usize, usize) {
+    let quarter = limit.saturating_sub(RESERVED_MEMORY) / 4;
+    let connection = header_size as u64 + CONNECTION_MEMORY + if forwards { FORWARDING_MEMORY } else { 0 };
+    let stream = if forwards { STREAM_MEMORY.1 } else { STREAM_MEMORY.0 };
+    let room = |share: u64, each: u64| usize::try_from(share / each).unwrap_or(usize::MAX).max(16);
+    (room(3 * quarter, connection), room(quarter, stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_into_the_memory_limit() {
+        const MIB: u64 = 1024 * 1024;
+        let table = [
+            (32 * MIB, false, (548, 1280)),
+            (64 * MIB, false, (1426, 3328)),
+            (512 * MIB, true, (6400, 5333)),
+            (8 * MIB, false, (16, 16)),
+        ];
+        for (limit, forwards, expected) in table {
+            assert_eq!(within_memory(limit, 16 * 1024, forwards), expected, "{limit} {forwards}");
+        }
+        // Whatever the clients do, it stays below the limit.
+        for limit in (14..1024).map(|mib| mib * MIB) {
+            let (connections, streams) = within_memory(limit, 16 * 1024, false);
+            let taken = connections as u64 * (16 * 1024 + CONNECTION_MEMORY) + streams as u64 * STREAM_MEMORY.0;
+            assert!(taken + RESERVED_MEMORY <= limit, "{limit}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use hyper::body::Body;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
@@ -29,6 +30,8 @@ const WINDOW: u32 = 256 * 1024;
 pub(super) struct Engines {
     http1: http1::Builder,
     header_size: u32,
+    /// The slots of HTTP/2 requests.
+    streams: Arc<Semaphore>,
 }
 
 impl Engines {
@@ -42,7 +45,8 @@ impl Engines {
         if let Some(lines) = limits.header_lines {
             http1.max_headers(lines);
         }
-        Self { http1, header_size: u32::try_from(limits.header_size).unwrap_or(u32::MAX) }
+        let header_size = u32::try_from(limits.header_size).unwrap_or(u32::MAX);
+        Self { http1, header_size, streams: Arc::new(Semaphore::new(limits.streams.min(Semaphore::MAX_PERMITS))) }
     }
 
     /// That for HTTP/2, with what runs the streams of one connection.
@@ -80,7 +84,7 @@ where
         None => activity.give_up(),
         Some(true) => {
             // In a box, since each connection, of either protocol, would make room for it.
-            let streams = Streams::new(activity.clone(), limits.idle_timeout);
+            let streams = Streams::new(activity.clone(), limits.idle_timeout, engines.streams.clone());
             let mut connection = Box::pin(engines.http2(streams).serve_connection(client, service));
             drive(connection.as_mut(), &mut Clock::new(&activity, limits, false), &mut stop).await;
         }

@@ -7,6 +7,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::Executor;
+use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep};
 
 use super::activity::Activity;
@@ -19,11 +20,13 @@ pub(super) struct Streams {
     activity: Arc<Activity>,
     /// How long a client may take for a part of an answer.
     patience: Duration,
+    /// One slot for each request that runs.
+    slots: Arc<Semaphore>,
 }
 
 impl Streams {
-    pub(super) fn new(activity: Arc<Activity>, patience: Duration) -> Self {
-        Self { activity, patience }
+    pub(super) fn new(activity: Arc<Activity>, patience: Duration, slots: Arc<Semaphore>) -> Self {
+        Self { activity, patience, slots }
     }
 }
 
@@ -31,7 +34,13 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         // hyper hands over a stream as soon as the service was asked to answer it.
         let progress = self.activity.latest().unwrap_or_default();
-        tokio::spawn(run(stream, progress, self.activity.clone(), self.patience));
+        // Without a slot the stream is dropped, which resets it: the memory for another is not there.
+        let Ok(slot) = self.slots.clone().try_acquire_owned() else { return };
+        let run = run(stream, progress, self.activity.clone(), self.patience);
+        tokio::spawn(async move {
+            run.await;
+            drop(slot);
+        });
     }
 }
 

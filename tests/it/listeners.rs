@@ -2,8 +2,10 @@
 //!
 //! Needs curl, strace, prlimit, unshare and nsenter (Debian: curl, strace, util-linux, iproute2), and root.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -671,4 +673,71 @@ impl Http2 {
         self.send(6, 0, 0, b"anything");
         self.wait_for(6, 1);
     }
+}
+
+/// A control group with a memory limit, of either version (cgroups(7)). Needs root.
+struct MemoryLimit(PathBuf);
+
+impl MemoryLimit {
+    fn new(bytes: u64) -> Self {
+        let version1 = Path::new("/sys/fs/cgroup/memory");
+        let (root, file) = match version1.is_dir() {
+            true => (version1, "memory.limit_in_bytes"),
+            false => (Path::new("/sys/fs/cgroup"), "memory.max"),
+        };
+        let group = root.join(format!("pitstop-{}", std::process::id()));
+        fs::create_dir(&group).unwrap();
+        fs::write(group.join(file), bytes.to_string()).unwrap();
+        Self(group)
+    }
+
+    /// A sidecar in this group.
+    fn sidecar(&self) -> Sidecar {
+        let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.0.display());
+        under(&["sh", "-c", &enter, "sh"], "127.0.0.1:0")
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn no_client_gets_a_sidecar_killed_for_its_memory() {
+    // The limit that the charts and kustomize set. Without a bound, these took 60 and 70 MiB.
+    let limit = MemoryLimit::new(32 * 1024 * 1024);
+    let mut sidecar = limit.sidecar();
+    let said = "only 548 connections are taken at once: the memory limit of the container allows no more";
+    assert!(sidecar.log().contains(said), "{}", sidecar.log());
+    let half = [&b"GET / HTTP/1.1\r\nHost: a\r\nX: "[..], &[b'y'; 8000]].concat();
+    let mut heads: Vec<TcpStream> = Vec::new();
+    for round in 0..2600 {
+        let mut stream = connect(sidecar.traffic);
+        let _ = stream.write_all(&half);
+        heads.push(stream);
+        if round % 100 == 0 {
+            assert_eq!(ask(&mut connect(sidecar.traffic)), Some(503));
+            assert_eq!(sidecar.admin("/livez").body, "ok");
+            // Those that were closed here need no file descriptor any more.
+            heads.retain(|stream| !is_closed(stream));
+        }
+    }
+    drop(heads);
+    // HTTP/2 requests whose responses may not be sent: the client's window for them is 0 (RFC 9113 §6.9.2).
+    let mut closed_windows: Vec<_> = (0..40).map(|_| Http2::open(sidecar.traffic)).collect();
+    for connection in &mut closed_windows {
+        connection.send(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        for stream in (1..200).step_by(2) {
+            connection.send(1, 5, stream, b"\x82\x86\x84\x41\x01a");
+        }
+    }
+    // Requests beyond the limit are reset: RST_STREAM.
+    for connection in closed_windows.iter_mut().rev().take(20) {
+        connection.wait_for(3, 0);
+    }
+    assert_eq!(ask(&mut connect(sidecar.traffic)), Some(503));
+    assert_eq!(sidecar.admin("/livez").body, "ok");
+    assert!(sidecar.child.try_wait().unwrap().is_none(), "{}", sidecar.log());
 }
