@@ -59,7 +59,7 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     let runtime = runtime()?;
     // First, since as process 1 nothing else would end us.
     let signals = runtime.block_on(async { Signals::catch() })?;
-    let limits = limits(serve);
+    let (limits, too_few) = limits(serve);
     let admin_limits = Limits { connections: ADMIN_CONNECTIONS, header_lines: None, ..limits };
     let admin = Listener::bind("--admin-listen", common.admin_listen, admin_limits)?;
     let traffic = Listener::bind("--listen", serve.listen, limits)?;
@@ -93,6 +93,10 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
         let mut first = state.clone();
         let _ = timeout(FIRST_LOOK, first.wait_for(|state| *state.mode() != Mode::Unknown)).await;
         info!(admin = %admin.address(), traffic = %traffic.address(), "pitstop {} is serving", env!("CARGO_PKG_VERSION"));
+        if let Some(scarce) = too_few {
+            let connections = limits.connections;
+            warn!("only {connections} connections are accepted at once: {scarce} does not allow more");
+        }
 
         let cuts = Cuts::default();
         if let Some(in_flight) = in_flight.clone() {
@@ -204,28 +208,29 @@ async fn until_stopped<T>(
     }
 }
 
-/// The limits on clients, so that neither file descriptors nor memory run out.
-fn limits(serve: &Serve) -> Limits {
+/// The limits on clients, so that neither file descriptors nor memory run out, and the resource that allows fewer connections
+/// than asked for.
+fn limits(serve: &Serve) -> (Limits, Option<&'static str>) {
     let forwards = serve.upstream.is_some();
     let files = connections_by_files(serve.max_connections, forwards);
-    if files < serve.max_connections {
-        warn!("only {files} connections are taken at once: the limit on open files (ulimit -n) allows no more");
-    }
     let (connections, streams) = match memory::limit() {
         Some(limit) => within_memory(limit, serve.max_header_size, forwards),
         None => (usize::MAX, usize::MAX),
     };
-    if connections < files {
-        warn!("only {connections} connections are taken at once: the memory limit of the container allows no more");
-    }
-    Limits {
+    let scarce = if connections < files {
+        Some("the container's memory limit")
+    } else {
+        (files < serve.max_connections).then_some("the limit on open files (ulimit -n)")
+    };
+    let limits = Limits {
         header_size: serve.max_header_size,
         header_lines: serve.upstream.as_ref().map(|_| HEADER_LINES),
         header_timeout: serve.header_timeout,
         idle_timeout: serve.idle_timeout,
         connections: connections.min(files),
         streams: streams / serve.threads,
-    }
+    };
+    (limits, scarce)
 }
 
 /// The number of connections for which there are file descriptors. Their limit is raised as far as the system allows; if that

@@ -384,7 +384,7 @@ fn a_connection_with_a_request_is_never_closed_to_make_room() {
 fn few_file_descriptors_mean_few_connections() {
     let mut sidecar = under(&["prlimit", "--nofile=350:350"], "127.0.0.1:0");
     assert!(
-        sidecar.log().contains("only 30 connections are taken at once: the limit on open files"),
+        sidecar.log().contains("only 30 connections are accepted at once: the limit on open files"),
         "{}",
         sidecar.log()
     );
@@ -709,7 +709,7 @@ fn no_client_gets_a_sidecar_killed_for_its_memory() {
     // The limit that the charts and kustomize set. Without a bound, these took 60 and 70 MiB.
     let limit = MemoryLimit::new(32 * 1024 * 1024);
     let mut sidecar = limit.sidecar();
-    let said = "only 548 connections are taken at once: the memory limit of the container allows no more";
+    let said = "only 548 connections are accepted at once: the container's memory limit does not allow more";
     assert!(sidecar.log().contains(said), "{}", sidecar.log());
     let half = [&b"GET / HTTP/1.1\r\nHost: a\r\nX: "[..], &[b'y'; 8000]].concat();
     let mut heads: Vec<TcpStream> = Vec::new();

@@ -92,7 +92,7 @@ fn few_file_descriptors_mean_few_connections_and_others_wait() {
         application.behind(command.args(["--upstream-timeout", "2s"]));
         behind(&["prlimit", "--nofile=326:326"], command);
     });
-    gate.logs("only 3 connections are taken at once");
+    gate.logs("only 3 connections are accepted at once");
     // One client with many requests at the same time is not limited by that.
     http2(&gate, async |sender| {
         let ask = || {
