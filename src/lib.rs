@@ -9,7 +9,7 @@
 //!         ▼
 //!   maintenance::watch         hears a hint (notify) or its poll is due
 //!         │                    maintenance::file looks, maintenance::notice reads the text
-//!         │                    maintenance::permit is taken before the look that finds it gone
+//!         │                    a permit (maintenance::lock) is taken before the look
 //!         ▼
 //!   maintenance::state         differs? then one tokio watch channel says so
 //!         │

@@ -11,9 +11,10 @@ use super::{ASK, Failure, look, maintenance_files, print, runtime, sentence};
 use crate::admin::client;
 use crate::cli::{Common, MaintenanceMode, Output};
 use crate::maintenance::file::{LookError, MaintenanceFile};
+use crate::maintenance::lock::{self, LockError, LockFile};
 use crate::maintenance::notice::{LIMIT, Notice};
-use crate::maintenance::permit::{self, LockError, LockFile};
-use crate::maintenance::state::{Mode, Seen, Switch};
+use crate::maintenance::observation::{Observation, Switch};
+use crate::maintenance::state::Mode;
 
 const TURNED_OFF: &str = "somebody has turned maintenance mode off meanwhile";
 
@@ -76,11 +77,11 @@ fn enable(file: &MaintenanceFile, reason: Option<String>, until: Option<Timestam
         Some(reason) if reason.len() > LIMIT => Notice { reason: Some(reason), until: None },
         Some(reason) => Notice::parse(reason.as_bytes()),
         None => match file.look()? {
-            Seen::On(Switch { unreadable: Some(why), .. }) => {
+            Observation::On(Switch { unreadable: Some(why), .. }) => {
                 return Err(Failure::new(format!("{why}: say anew why maintenance mode is on")));
             }
-            Seen::On(switch) => switch.notice,
-            Seen::Off | Seen::Nothing => {
+            Observation::On(switch) => switch.notice,
+            Observation::Off => {
                 let file = file.path().display();
                 return Err(Failure::new(format!(
                     "there is no {file}: say why it should be, as in `maintenance-mode \"Updating\" --for 30m`"
@@ -106,16 +107,16 @@ fn wait_until_settled(file: &MaintenanceFile, limit: Duration, admin: SocketAddr
         Lock(#[from] LockError),
         Look(#[from] LookError),
     }
-    let lock = LockFile::of(file);
+    let lock_file = LockFile::of(file);
     let deadline = Instant::now() + limit;
     loop {
-        let settled = permit::settle(|| Ok(lock.exclude()?), || Ok::<_, Unsettled>(file.look()?.switch()));
+        let settled = lock::settle(|| Ok(lock_file.exclude()?), || Ok::<_, Unsettled>(file.look()?.switch()));
         match settled {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(Failure::new(TURNED_OFF)),
             Err(Unsettled::Lock(LockError::Busy(_))) if Instant::now() < deadline => thread::sleep(ASK),
             Err(Unsettled::Lock(LockError::Busy(_))) => {
-                let mut busy = lock.holders();
+                let mut busy = lock_file.holders();
                 busy.extend(runtime()?.block_on(requests_in_flight(admin)));
                 if busy.is_empty() {
                     busy.push("a process that is not seen from here (of another container or host)".to_owned());

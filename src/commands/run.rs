@@ -14,9 +14,10 @@ use tracing::{info, warn};
 use super::{ASK, Failure, POLL, maintenance_files, runtime, sentence};
 use crate::cli::{Common, Run};
 use crate::maintenance::file::{LookError, MaintenanceFile};
+use crate::maintenance::lock::{self, Entry, LockError, LockFile, Permit};
+use crate::maintenance::observation::Observation;
 use crate::maintenance::one_line;
-use crate::maintenance::permit::{self, Entry, LockError, LockFile, Permit};
-use crate::maintenance::state::{Mode, Seen, State};
+use crate::maintenance::state::{Mode, State};
 use crate::maintenance::watch::{self as lookout, LOOK_LIMIT, Role};
 use crate::shutdown::without_signals;
 
@@ -48,12 +49,12 @@ fn enter(files: &[MaintenanceFile]) -> Result<(State, Vec<Permit>), Failure> {
     let mut permits = Vec::new();
     let mut unseen = None;
     for (index, file) in files.iter().enumerate() {
-        let lock = LockFile::of(file);
-        match permit::enter(|| Ok::<_, LookError>(file.look()?.switch()), || Ok(share(&lock))) {
+        let lock_file = LockFile::of(file);
+        match lock::enter(|| Ok::<_, LookError>(file.look()?.switch()), || Ok(share(&lock_file))) {
             Err(error) => _ = unseen.get_or_insert(error),
             Ok(Entry::Closed(switch)) => {
                 // One is enough: the others need not be waited for.
-                state.see(index, Seen::On(switch));
+                state.see(index, Observation::On(switch));
                 return Ok((state, Vec::new()));
             }
             Ok(Entry::Open(permit)) => {
@@ -61,7 +62,7 @@ fn enter(files: &[MaintenanceFile]) -> Result<(State, Vec<Permit>), Failure> {
                     Ok(permit) => permits.push(permit),
                     Err(error) => warn!("{error}: `maintenance-mode --wait` will not wait for this job"),
                 }
-                state.see(index, Seen::Off);
+                state.see(index, Observation::Off);
             }
         }
     }

@@ -35,17 +35,17 @@ mod tests {
     use std::path::Path;
 
     use crate::maintenance::notice::Notice;
-    use crate::maintenance::state::{Seen, Switch};
+    use crate::maintenance::observation::{Observation, Switch};
 
-    fn on() -> Seen {
+    fn on() -> Observation {
         let notice = Notice { reason: None, until: None };
-        Seen::On(Switch { notice, modified: jiff::Timestamp::UNIX_EPOCH, unreadable: None })
+        Observation::On(Switch { notice, modified: jiff::Timestamp::UNIX_EPOCH, unreadable: None })
     }
 
     #[tokio::test]
     async fn maintenance_that_was_over_for_a_moment_has_begun_anew() {
         let mut before = State::new([Path::new("MAINTENANCE")]);
-        before.see(0, Seen::Off);
+        before.see(0, Observation::Off);
         let (states, state) = watch::channel(before);
         let in_flight = IntGauge::new("in_flight", "in flight").unwrap();
         let cuts = Cuts::default();
@@ -55,7 +55,7 @@ mod tests {
         cut.changed().await.unwrap();
         for _ in 0..3 {
             // Nobody sees that it is over.
-            states.send_modify(|state| _ = state.see(0, Seen::Off) && state.see(0, on()));
+            states.send_modify(|state| _ = state.see(0, Observation::Off) && state.see(0, on()));
             timeout(Duration::from_secs(30), cut.changed()).await.expect("it cuts again").unwrap();
         }
     }

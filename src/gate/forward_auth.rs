@@ -71,12 +71,16 @@ mod tests {
     use prometheus::IntCounter;
 
     use crate::maintenance::notice::Notice;
-    use crate::maintenance::state::{Seen, Switch};
+    use crate::maintenance::observation::{Observation, Switch};
 
     /// The status, the beginning of the content type, and how long the body is, beside how long it is said to be.
-    async fn answer(seen: Seen, method: &str, headers: &[(&str, &str)]) -> (StatusCode, String, usize, usize) {
+    async fn answer(
+        seen: Option<Observation>,
+        method: &str,
+        headers: &[(&str, &str)],
+    ) -> (StatusCode, String, usize, usize) {
         let mut state = State::new([std::path::Path::new("MAINTENANCE")]);
-        if seen != Seen::Nothing {
+        if let Some(seen) = seen {
             state.see(0, seen);
         }
         let (_sender, state) = watch::channel(state);
@@ -98,9 +102,9 @@ mod tests {
         (status, content_type, length, said.unwrap_or(length))
     }
 
-    fn on() -> Seen {
+    fn on() -> Option<Observation> {
         let notice = Notice { reason: Some("Updating".to_owned()), until: None };
-        Seen::On(Switch { notice, modified: jiff::Timestamp::UNIX_EPOCH, unreadable: None })
+        Some(Observation::On(Switch { notice, modified: jiff::Timestamp::UNIX_EPOCH, unreadable: None }))
     }
 
     #[tokio::test]
@@ -109,8 +113,8 @@ mod tests {
         for method in ["GET", "POST", "HEAD", "BREW"] {
             for headers in [&[][..], &grpc[..1], &grpc] {
                 let open = (StatusCode::OK, String::new(), 0, 0);
-                assert_eq!(answer(Seen::Off, method, headers).await, open, "{method} {headers:?}");
-                for seen in [on(), Seen::Nothing] {
+                assert_eq!(answer(Some(Observation::Off), method, headers).await, open, "{method} {headers:?}");
+                for seen in [on(), None] {
                     let (status, content_type, length, said) = answer(seen.clone(), method, headers).await;
                     let what = format!("{seen:?} {method} {headers:?}");
                     assert_eq!((status, &*content_type), (StatusCode::SERVICE_UNAVAILABLE, "text/plain"), "{what}");

@@ -1,4 +1,4 @@
-//! The maintenance file on disk: look, enable, disable. The only code that touches it.
+//! The maintenance file on disk: look, enable, disable. No other code touches it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
@@ -12,9 +12,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::notice::{self, Notice};
-use super::state::{Seen, Switch};
+use super::observation::{Observation, Switch};
 
-/// Where a maintenance file is, or would be.
+/// The path of a maintenance file, which need not exist.
 #[derive(Clone, Debug)]
 pub struct MaintenanceFile {
     path: PathBuf,
@@ -22,14 +22,14 @@ pub struct MaintenanceFile {
     name: OsString,
 }
 
-/// An open directory, so that what is read in it is read in one and the same.
+/// An open directory. Looks in it do not depend on what its path leads to meanwhile.
 #[derive(Debug)]
 pub struct Directory {
     fd: OwnedFd,
     id: DirectoryId,
 }
 
-/// Tells a directory from one that took its place: device and inode.
+/// Identifies a directory, whatever its path: device and inode.
 pub type DirectoryId = (u64, u64);
 
 /// The path names no file.
@@ -37,7 +37,7 @@ pub type DirectoryId = (u64, u64);
 #[error("{} does not name a file: give a path such as /maintenance/MAINTENANCE", .0.display())]
 pub struct NotAFileName(PathBuf);
 
-/// A look that could not tell whether the file is there.
+/// A look could not determine whether the file exists.
 #[derive(Debug, thiserror::Error)]
 #[error("{} cannot be examined: {source}", path.display())]
 pub struct LookError {
@@ -45,7 +45,7 @@ pub struct LookError {
     source: io::Error,
 }
 
-/// A change that could not be made, or not be made sure of.
+/// A change failed, or may not survive a crash of the machine.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// `EROFS`.
@@ -54,31 +54,31 @@ pub enum WriteError {
     /// `rename(2)` and `unlink(2)` refuse a mount point.
     #[error("{} is mounted by itself, so it cannot be replaced: mount its directory instead", .0.display())]
     Mount(PathBuf),
-    /// There is no directory to write to.
+    /// The directory does not exist.
     #[error("there is no directory {}: create it, or name another file with --file", .0.display())]
     NoDirectory(PathBuf),
-    /// A directory stands where the file should.
+    /// The path is a directory.
     #[error("{} is a directory: remove it, then try again", .0.display())]
     IsDirectory(PathBuf),
     /// `EACCES`, `EPERM`.
     #[error("no permission to change {}: run as a user who may write to its directory", .0.display())]
     Denied(PathBuf),
-    /// Anything else that the system says.
+    /// Any other error of the system.
     #[error("cannot change {}: {source}", path.display())]
     Other {
         /// The maintenance file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
 impl MaintenanceFile {
-    /// A file at this path, whether it is there or not.
+    /// A file at this path, which need not exist.
     ///
     /// # Errors
     ///
-    /// The path ends in `..` or `/`, or is empty.
+    /// The path is empty or ends in `..` or `/`.
     pub fn new(path: &Path) -> Result<Self, NotAFileName> {
         let ends_in_slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
         let name = path.file_name().filter(|_| !ends_in_slash).ok_or_else(|| NotAFileName(path.to_owned()))?;
@@ -89,36 +89,36 @@ impl MaintenanceFile {
         Ok(Self { path: path.to_owned(), directory: directory.to_owned(), name: name.to_owned() })
     }
 
-    /// The path as it was given.
+    /// The path, as passed to [`MaintenanceFile::new`].
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The directory that it is in.
+    /// The directory of the file.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Its name in that directory.
+    /// The name of the file in its directory.
     #[must_use]
     pub fn name(&self) -> &OsStr {
         &self.name
     }
 
-    /// Opens the directory; `None` where there is none.
+    /// Opens the directory. Returns `None` if it does not exist.
     ///
-    /// On NFS it is the opening that makes the client ask the server again (close-to-open, nfs(5)); a `stat` of a
-    /// path may be answered from its cache.
+    /// An NFS client revalidates its cache when the directory is opened (close-to-open, nfs(5)). A `stat` of a path may
+    /// be answered from the cache.
     ///
     /// # Errors
     ///
-    /// The directory may be there, but the system refuses to open it.
+    /// The directory may exist, but the system refuses to open it.
     pub fn open_directory(&self) -> Result<Option<Directory>, LookError> {
         let open =
             |flags| rustix::fs::open(&self.directory, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        // A directory that may be entered but not listed can still be looked into.
+        // With search permission only, O_PATH still allows to look up a name.
         let opened = open(OFlags::RDONLY).or_else(|errno| match errno {
             Errno::ACCESS => open(OFlags::PATH),
             errno => Err(errno),
@@ -130,26 +130,26 @@ impl MaintenanceFile {
         }
     }
 
-    /// Looks whether the file is there, and reads it.
+    /// Checks whether the file exists, and reads it.
     ///
     /// # Errors
     ///
-    /// The system does not tell whether it is there.
-    pub fn look(&self) -> Result<Seen, LookError> {
+    /// The system does not tell whether the file exists.
+    pub fn look(&self) -> Result<Observation, LookError> {
         self.look_in(self.open_directory()?.as_ref())
     }
 
-    /// Looks in a directory that is open already.
+    /// The same in a directory that is already open.
     ///
     /// # Errors
     ///
-    /// The system does not tell whether the file is there.
-    pub fn look_in(&self, directory: Option<&Directory>) -> Result<Seen, LookError> {
-        let Some(directory) = directory else { return Ok(Seen::Off) };
+    /// The system does not tell whether the file exists.
+    pub fn look_in(&self, directory: Option<&Directory>) -> Result<Observation, LookError> {
+        let Some(directory) = directory else { return Ok(Observation::Off) };
         match self.read(&directory.fd) {
-            Ok(switch) => Ok(Seen::On(switch)),
-            // A dangling symlink is no file; neither is one that leads through something that is no directory.
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Seen::Off),
+            Ok(switch) => Ok(Observation::On(switch)),
+            // A dangling symlink means off, and so does a path through something that is not a directory.
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Observation::Off),
             Err(errno) => Err(self.cannot_examine(errno)),
         }
     }
@@ -161,11 +161,11 @@ impl MaintenanceFile {
             modified: modified(&stat),
             unreadable: Some(format!("{} {why}", self.path.display())),
         };
-        // Opening a FIFO waits for a writer, and opening a device may do anything.
+        // Opening a FIFO waits for a writer. Opening a device may have any effect.
         if let Some(kind) = irregular(stat.st_mode) {
             return Ok(unreadable(stat, &format!("is {kind}, not a regular file")));
         }
-        // Not to block even where a FIFO has taken the file's place since.
+        // O_NONBLOCK, because a FIFO may have replaced the file since.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&directory, &self.name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -187,10 +187,10 @@ impl MaintenanceFile {
         LookError { path: self.path.clone(), source: errno.into() }
     }
 
-    /// Turns maintenance mode on, or changes what the file says; then the time since when it is on stays.
+    /// Turns maintenance mode on, or changes the text of the file and keeps its modification time.
     ///
-    /// Nobody sees a half-written file, and once this returns a crash of the machine does not undo it: a temporary
-    /// file is synced, renamed over the old one, and the directory synced.
+    /// The change is atomic and durable: a temporary file is synced and renamed over the old one, and the directory is
+    /// synced.
     ///
     /// # Errors
     ///
@@ -203,7 +203,7 @@ impl MaintenanceFile {
         let mut temporary =
             tempfile::Builder::new().prefix(".MAINTENANCE.").suffix(".tmp").tempfile_in(&self.directory)?;
         temporary.as_file_mut().write_all(notice.to_text().as_bytes())?;
-        // Everybody who shares the volume must be able to read it, whatever the umask here.
+        // Every user of the volume must be able to read the file, whatever the umask of this process.
         temporary.as_file().set_permissions(Permissions::from_mode(0o644))?;
         if let Ok(before) = self.path.metadata().and_then(|metadata| metadata.modified()) {
             temporary.as_file().set_modified(before)?;
@@ -213,7 +213,7 @@ impl MaintenanceFile {
         self.sync_directory()
     }
 
-    /// Turns maintenance mode off. That it is off already is not an error.
+    /// Turns maintenance mode off. It is not an error if it already is.
     ///
     /// # Errors
     ///
@@ -222,7 +222,7 @@ impl MaintenanceFile {
         match std::fs::remove_file(&self.path) {
             Ok(()) => self.sync_directory(),
             Err(error) if is_absent(&error) => Ok(()),
-            // Of a read-only file system unlink(2) says that before it says that there is no such file.
+            // On a read-only file system, unlink(2) fails with EROFS even if the file does not exist.
             Err(_) if self.path.symlink_metadata().is_err_and(|error| is_absent(&error)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -231,7 +231,7 @@ impl MaintenanceFile {
 
     fn sync_directory(&self) -> io::Result<()> {
         match File::open(&self.directory).and_then(|directory| directory.sync_all()) {
-            // A directory that may be written to but not read cannot be synced; some file systems cannot sync one.
+            // Syncing needs read permission on the directory. Some file systems cannot sync directories.
             Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {
                 Ok(())
             }
@@ -262,7 +262,7 @@ impl MaintenanceFile {
 }
 
 impl Directory {
-    /// Which directory this is.
+    /// The identity of this directory.
     #[must_use]
     pub fn id(&self) -> DirectoryId {
         self.id
@@ -273,7 +273,7 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// What stands there, where it is not a regular file.
+/// The type of a file that is not a regular file.
 fn irregular(mode: u32) -> Option<&'static str> {
     match FileType::from_raw_mode(mode) {
         FileType::RegularFile => None,

@@ -1,12 +1,15 @@
-//! The domain: what maintenance mode is, where it is written and who has to give way. Nothing here knows HTTP.
+//! The domain: what maintenance mode is, where it is stored, and who may let work reach the data. It knows no HTTP.
+//!
+//! A module uses only modules above it in this list: `plain`, [`notice`], [`observation`], [`file`](mod@file), [`lock`],
+//! [`state`], `schedule`, [`watch`].
 
 pub mod file;
+pub mod lock;
 pub mod notice;
-pub mod permit;
+pub mod observation;
+mod plain;
 mod schedule;
 pub mod state;
 pub mod watch;
-
-mod plain;
 
 pub use plain::{one_line, printable};

@@ -1,19 +1,18 @@
-//! The text in the file: what people are told, and the trailers that programs read.
+//! The text of the maintenance file: the reason and the trailers.
 
 use jiff::Timestamp;
 
-use super::one_line;
+use super::plain::one_line;
 
-/// How much of the file is read, in bytes. The rest of a longer text is not shown.
+/// How much of the file is read, in bytes. The rest is ignored.
 pub const LIMIT: usize = 16 * 1024;
 
 const UNTIL: &str = "Until";
 
-/// The text of a maintenance file, taken apart.
+/// The parsed text of a maintenance file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
-    /// What people are told: without trailing white space and without known trailers; `None` where that leaves nothing
-    /// that could be shown.
+    /// The reason: the text without known trailers and trailing white space. `None` if nothing printable is left.
     pub reason: Option<String>,
     /// The trailer `Until`: when maintenance is expected to end.
     pub until: Option<Timestamp>,
@@ -22,13 +21,13 @@ pub struct Notice {
 impl Notice {
     /// Reads the bytes of a maintenance file.
     ///
-    /// Nothing is an error: invalid UTF-8 is read lossily, a text over [`LIMIT`] is cut at a character, and a
-    /// trailer that cannot be read stays part of the reason.
+    /// It never fails. Invalid UTF-8 is replaced, a text longer than [`LIMIT`] is truncated at a character, and an
+    /// unreadable trailer stays part of the reason.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Self {
         if bytes.len() > LIMIT {
-            // The end of the text is out of sight, and with it the paragraph that could hold trailers.
-            return Self { reason: non_blank(&String::from_utf8_lossy(cut(bytes))), until: None };
+            // The last paragraph, which may hold trailers, is beyond the limit.
+            return Self { reason: non_blank(&String::from_utf8_lossy(truncate(bytes))), until: None };
         }
         let text = String::from_utf8_lossy(bytes);
         let text = text.trim_end();
@@ -45,14 +44,14 @@ impl Notice {
         Self { reason: non_blank(&reason), until }
     }
 
-    /// The text to write to a file, so that [`Notice::parse`] gives this notice back. No line break ends it: fietsboek
-    /// shows every byte of the file.
+    /// The text of a file from which [`Notice::parse`] reads this notice. It does not end in a line break, because
+    /// fietsboek shows every byte of the file.
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = self.reason.clone().unwrap_or_default();
         if let Some(until) = self.until {
             if !text.is_empty() {
-                // A last paragraph of other trailers takes this one in; it would not be the last beside it.
+                // If the reason ends in a paragraph of other trailers, this one joins it: only the last paragraph counts.
                 text.push_str(if split_trailers(&text).1.is_empty() { "\n\n" } else { "\n" });
             }
             text.push_str(&format!("{UNTIL}: {until}"));
@@ -61,8 +60,8 @@ impl Notice {
     }
 }
 
-/// The first [`LIMIT`] bytes, less a character that the limit cuts in two.
-fn cut(bytes: &[u8]) -> &[u8] {
+/// The first [`LIMIT`] bytes, without a character that crosses the limit.
+fn truncate(bytes: &[u8]) -> &[u8] {
     let head = &bytes[..LIMIT];
     match (1..=3).find(|back| head[LIMIT - back] >= 0b1100_0000) {
         Some(back) if width(head[LIMIT - back]) > back => &head[..LIMIT - back],
@@ -70,7 +69,7 @@ fn cut(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// How many bytes the character takes that this byte begins.
+/// The length in bytes of the character that begins with this byte.
 fn width(lead: u8) -> usize {
     match lead {
         0b1111_0000.. => 4,
@@ -85,7 +84,7 @@ fn non_blank(text: &str) -> Option<String> {
     (!one_line(text).is_empty()).then(|| text.to_owned())
 }
 
-/// Parts the text from its last paragraph where every line of that is a trailer, as git-interpret-trailers(1) reads them.
+/// Splits off the last paragraph if every line in it is a trailer, as defined by git-interpret-trailers(1).
 fn split_trailers(text: &str) -> (&str, &str) {
     let mut start = text.len();
     for line in text.split_inclusive('\n').rev() {
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_at_a_character() {
+    fn a_long_text_is_truncated_at_a_character() {
         for (character, length) in [("a", 1), ("é", 2), ("€", 3), ("😀", 4)] {
             for shift in 0..4 {
                 let text = "x".repeat(shift) + &character.repeat(LIMIT);
@@ -171,7 +170,7 @@ mod tests {
         fn what_is_written_is_read_back(text in any::<String>(), until in proptest::option::of(0i64..4_000_000_000)) {
             let reason = Notice::parse(text.as_bytes()).reason;
             let notice = Notice { reason, until: until.map(|s| Timestamp::from_second(s).unwrap()) };
-            // A reason alone may itself end in a paragraph that reads as a trailer: then it is one.
+            // A reason may end in a paragraph that parses as a trailer.
             prop_assume!(Notice::parse(notice.reason.clone().unwrap_or_default().as_bytes()).until.is_none());
             prop_assert_eq!(Notice::parse(notice.to_text().as_bytes()), notice);
         }

@@ -1,9 +1,9 @@
-//! A reason where only plain text is safe: on a terminal, in a log, in a probe's answer.
+//! Text that is safe to print on a terminal, in a log or in a probe's response.
 
-/// The text on one line that no text can forge or rearrange.
+/// The text on a single line. It cannot forge another line or reorder what follows it.
 ///
-/// White space, line breaks included, becomes one space; other control characters go, and so do the marks that
-/// turn the direction of what follows them (the explicit formatting characters of UAX #9).
+/// Each run of white space, line breaks included, becomes one space. Other control characters are removed, and so are
+/// the explicit directional formatting characters of UAX #9.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
@@ -21,15 +21,15 @@ pub fn one_line(text: &str) -> String {
     line
 }
 
-/// The text with its lines kept, but without what [`one_line`] leaves out.
+/// The text with its line breaks, but without the characters that [`one_line`] removes.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().filter(|c| matches!(c, '\n' | '\t') || is_printable(*c)).collect()
 }
 
 fn is_printable(c: char) -> bool {
-    let turns_direction = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !c.is_control() && !turns_direction
+    let is_directional = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !c.is_control() && !is_directional
 }
 
 #[cfg(test)]
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_breaks_the_line() {
+    fn removes_line_breaks_and_control_characters() {
         let table = [
             ("Updating the instance", "Updating the instance"),
             ("a\nb\r\n\tc\u{2028}d", "a b c d"),
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_stay_where_there_is_room() {
+    fn printable_text_keeps_its_lines() {
         assert_eq!(printable("a\r\n\tb\u{1b}[2J\u{202e}c\n"), "a\n\tb[2Jc\n");
     }
 }

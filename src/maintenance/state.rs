@@ -1,4 +1,4 @@
-//! What is known of the maintenance files, and what follows from it.
+//! What is known about the maintenance files, and what follows from it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,44 +7,22 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::notice::Notice;
-use super::permit::Permit;
-
-/// A maintenance file that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Switch {
-    /// What its text says.
-    pub notice: Notice,
-    /// The file's modification time.
-    pub modified: Timestamp,
-    /// Why its text could not be read, where it could not.
-    pub unreadable: Option<String>,
-}
-
-/// What the last successful look at a file saw.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Seen {
-    /// No look has succeeded yet: nobody may rely on maintenance being off.
-    #[default]
-    Nothing,
-    /// There is no file.
-    Off,
-    /// There is one.
-    On(Switch),
-}
+use super::lock::Permit;
+use super::observation::Observation;
 
 /// One `--file`.
 #[derive(Debug)]
 struct Watched {
     path: Arc<Path>,
-    seen: Seen,
-    /// Why the latest look failed, where it did. What was seen before stays.
+    /// The result of the last successful look. `None` before the first one: maintenance mode may be on.
+    seen: Option<Observation>,
+    /// Why the latest look failed, if it did. `seen` is kept then.
     trouble: Option<String>,
-    /// Held from before the look that found the file gone, until one finds it there.
+    /// Held while the file does not exist. It was taken before the look that found this.
     permit: Option<Permit>,
 }
 
-/// How often maintenance mode has changed since the process began.
+/// How often maintenance mode has changed since the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// From off to on.
@@ -53,31 +31,31 @@ pub struct Changes {
     pub off: u64,
 }
 
-/// Maintenance mode as all files together say it.
+/// The maintenance mode that results from all files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// At least one file has not been seen yet, and no other is there.
+    /// No file is known to exist, and at least one has not been looked at successfully.
     Unknown,
-    /// No file is there.
+    /// No file exists.
     Off,
-    /// At least one file is there.
+    /// At least one file exists.
     On(Maintenance),
 }
 
-/// Maintenance while it lasts.
+/// The details of maintenance mode while it is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Maintenance {
-    /// What people are told: that of the first file which has a reason.
+    /// The reason of the first file that has one.
     pub reason: Option<String>,
-    /// The earliest modification time; of a file that bears a time in the future, that time.
+    /// The earliest modification time. It may be in the future if a file's is.
     pub since: Timestamp,
-    /// The latest `Until`: maintenance is over when no file is left.
+    /// The latest `Until`, because maintenance ends when the last file is removed.
     pub until: Option<Timestamp>,
-    /// The first file that is there.
+    /// The first file that exists.
     pub file: PathBuf,
 }
 
-/// All that is known of the maintenance files. One writer, [`super::watch`], changes it.
+/// The state of all maintenance files. Only `watch` changes the published one.
 #[derive(Debug)]
 pub struct State {
     files: Vec<Watched>,
@@ -87,15 +65,15 @@ pub struct State {
     permits: Permits,
 }
 
-/// The permits of all files, for work that was let in while maintenance mode was off. They are given back when the last
-/// clone is dropped.
+/// The permits of all files. Work that was let in while maintenance mode was off holds a clone. They are released when the
+/// last clone is dropped.
 pub type Permits = Arc<[Permit]>;
 
 impl State {
-    /// Before the first look at the files with these paths.
+    /// The state before the first look at the files with these paths.
     #[must_use]
     pub fn new<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
-        let watched = |path: &Path| Watched { path: path.into(), seen: Seen::Nothing, trouble: None, permit: None };
+        let watched = |path: &Path| Watched { path: path.into(), seen: None, trouble: None, permit: None };
         Self {
             files: paths.into_iter().map(watched).collect(),
             mode: Mode::Unknown,
@@ -105,9 +83,10 @@ impl State {
         }
     }
 
-    /// Takes up what a look at file `index` saw. Returns whether anything differs from before.
-    pub fn see(&mut self, index: usize, seen: Seen) -> bool {
+    /// Applies a successful look at file `index`. Returns whether the state differs from before.
+    pub fn see(&mut self, index: usize, seen: Observation) -> bool {
         let file = &mut self.files[index];
+        let seen = Some(seen);
         if file.seen == seen && file.trouble.is_none() {
             return false;
         }
@@ -128,7 +107,7 @@ impl State {
         true
     }
 
-    /// Takes up that a look at file `index` failed. Returns whether anything differs from before.
+    /// Applies a failed look at file `index`. Returns whether the state differs from before.
     pub fn fail(&mut self, index: usize, trouble: String) -> bool {
         let trouble = Some(trouble);
         let differs = self.files[index].trouble != trouble;
@@ -136,64 +115,64 @@ impl State {
         differs
     }
 
-    /// Keeps a permit for file `index`, or none, and gives back the one that was kept.
+    /// Replaces the permit for file `index`, and returns the former one.
     pub fn keep(&mut self, index: usize, permit: Option<Permit>) -> Option<Permit> {
         let before = std::mem::replace(&mut self.files[index].permit, permit);
         self.permits = self.files.iter().filter_map(|file| file.permit.clone()).collect();
         before
     }
 
-    /// What work has to hold that is let in now.
+    /// The permits that work let in now has to hold.
     #[must_use]
     pub fn permits(&self) -> &Permits {
         &self.permits
     }
 
-    /// The permit kept for file `index`.
+    /// The permit for file `index`.
     #[must_use]
     pub fn permit(&self, index: usize) -> Option<&Permit> {
         self.files[index].permit.as_ref()
     }
 
-    /// Why the latest look at file `index` failed, where it did.
+    /// Why the latest look at file `index` failed, if it did.
     #[must_use]
     pub fn trouble(&self, index: usize) -> Option<&str> {
         self.files[index].trouble.as_deref()
     }
 
-    /// What all files together say.
+    /// The maintenance mode that results from all files.
     #[must_use]
     pub fn mode(&self) -> &Mode {
         &self.mode
     }
 
-    /// How often that has changed.
+    /// How often maintenance mode has changed.
     #[must_use]
     pub fn changes(&self) -> Changes {
         self.changes
     }
 
-    /// When this process saw maintenance begin that is not over; `None` if it was on before the first look. Another reason or
-    /// another file does not begin it anew.
+    /// When this process saw the current maintenance begin. `None` if maintenance mode is off or was already on at the first
+    /// look. Another reason or another file does not change it.
     #[must_use]
     pub fn began(&self) -> Option<Instant> {
         self.began
     }
 
-    /// The files that no look has seen yet, each with why.
+    /// For each file without a successful look so far, the reason for that.
     pub fn unseen(&self) -> impl Iterator<Item = String> {
-        self.files.iter().filter(|file| file.seen == Seen::Nothing).map(|file| match &file.trouble {
+        self.files.iter().filter(|file| file.seen.is_none()).map(|file| match &file.trouble {
             Some(trouble) => trouble.clone(),
             None => format!("{} has not been looked at yet", file.path.display()),
         })
     }
 
-    /// The files whose latest look failed, each with why.
+    /// For each file whose latest look failed, the reason for that.
     pub fn troubles(&self) -> impl Iterator<Item = &str> {
         self.files.iter().filter_map(|file| file.trouble.as_deref())
     }
 
-    /// The state as people and programs are shown it at the time `now`.
+    /// The state as it is presented at the time `now`.
     #[must_use]
     pub fn report(&self, now: Timestamp) -> Report<'_> {
         match &self.mode {
@@ -215,15 +194,15 @@ impl State {
 pub struct Report<'a> {
     /// Whether maintenance mode is on; `null` before the first successful look.
     pub enabled: Option<bool>,
-    /// What people are told.
+    /// The reason.
     pub reason: Option<&'a str>,
-    /// When it began, RFC 3339.
+    /// When it began, RFC 3339. Never in the future.
     #[serde(serialize_with = "rfc3339")]
     pub since: Option<Timestamp>,
     /// When it is expected to end, RFC 3339.
     #[serde(serialize_with = "rfc3339")]
     pub until: Option<Timestamp>,
-    /// The file that has turned it on.
+    /// The first file that exists.
     #[serde(serialize_with = "displayed")]
     pub file: Option<&'a Path>,
 }
@@ -236,7 +215,7 @@ fn rfc3339<S: serde::Serializer>(time: &Option<Timestamp>, serializer: S) -> Res
     }
 }
 
-/// A path need not be UTF-8, but JSON has to be.
+/// JSON is UTF-8, but a path need not be.
 fn displayed<S: serde::Serializer>(path: &Option<&Path>, serializer: S) -> Result<S::Ok, S::Error> {
     match path {
         Some(path) => serializer.collect_str(&path.display()),
@@ -247,12 +226,12 @@ fn displayed<S: serde::Serializer>(path: &Option<&Path>, serializer: S) -> Resul
 fn merge(files: &[Watched]) -> Mode {
     let on = || {
         files.iter().filter_map(|file| match &file.seen {
-            Seen::On(switch) => Some((file, switch)),
-            _ => None,
+            Some(Observation::On(switch)) => Some((file, switch)),
+            Some(Observation::Off) | None => None,
         })
     };
     let Some((first, _)) = on().next() else {
-        let unknown = files.iter().any(|file| file.seen == Seen::Nothing);
+        let unknown = files.iter().any(|file| file.seen.is_none());
         return if unknown { Mode::Unknown } else { Mode::Off };
     };
     Mode::On(Maintenance {
@@ -267,13 +246,16 @@ fn merge(files: &[Watched]) -> Mode {
 mod tests {
     use super::*;
 
+    use crate::maintenance::notice::Notice;
+    use crate::maintenance::observation::Switch;
+
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn on(reason: Option<&str>, modified: i64, until: Option<i64>) -> Seen {
+    fn on(reason: Option<&str>, modified: i64, until: Option<i64>) -> Observation {
         let notice = Notice { reason: reason.map(str::to_owned), until: until.map(at) };
-        Seen::On(Switch { notice, modified: at(modified), unreadable: None })
+        Observation::On(Switch { notice, modified: at(modified), unreadable: None })
     }
 
     fn two_files() -> State {
@@ -284,7 +266,7 @@ mod tests {
     fn on_while_any_file_is_there() {
         let mut state = two_files();
         assert_eq!(state.mode(), &Mode::Unknown);
-        state.see(0, Seen::Off);
+        state.see(0, Observation::Off);
         assert_eq!(state.mode(), &Mode::Unknown, "the other file may be there");
         state.see(1, on(Some("fleet"), 20, Some(90)));
         state.see(0, on(None, 10, Some(80)));
@@ -295,9 +277,9 @@ mod tests {
             file: "/pod/MAINTENANCE".into(),
         };
         assert_eq!(state.mode(), &Mode::On(expected));
-        state.see(0, Seen::Off);
+        state.see(0, Observation::Off);
         assert!(matches!(state.mode(), Mode::On(m) if m.since == at(20)));
-        state.see(1, Seen::Off);
+        state.see(1, Observation::Off);
         assert_eq!(state.mode(), &Mode::Off);
     }
 
@@ -317,7 +299,7 @@ mod tests {
             ["stale handle", "/fleet/MAINTENANCE has not been looked at yet"]
         );
         state.see(0, on(Some("x"), 1, None));
-        state.see(1, Seen::Off);
+        state.see(1, Observation::Off);
         let before = state.mode().clone();
         assert!(state.fail(0, "I/O error".into()));
         assert!(!state.fail(0, "I/O error".into()), "the same trouble is no news");
@@ -332,7 +314,7 @@ mod tests {
         let mut state = State::new([Path::new("f")]);
         state.see(0, on(None, 1, None));
         assert_eq!(state.changes(), Changes::default());
-        state.see(0, Seen::Off);
+        state.see(0, Observation::Off);
         state.see(0, on(None, 2, None));
         assert!(state.see(0, on(Some("why"), 2, None)), "a new reason is news");
         assert!(!state.see(0, on(Some("why"), 2, None)));
@@ -344,11 +326,11 @@ mod tests {
         let mut state = two_files();
         state.see(0, on(None, 1, None));
         assert_eq!(state.began(), None, "it was on before");
-        state.see(0, Seen::Off);
+        state.see(0, Observation::Off);
         state.see(0, on(None, 1, None));
         assert_eq!(state.began(), None, "the other file may have been there all the time");
-        state.see(0, Seen::Off);
-        state.see(1, Seen::Off);
+        state.see(0, Observation::Off);
+        state.see(1, Observation::Off);
         assert_eq!(state.began(), None);
         let before = Instant::now();
         state.see(1, on(None, 1, None));
@@ -356,9 +338,9 @@ mod tests {
         assert!(began.is_some_and(|began| began >= before));
         state.see(1, on(Some("why"), 2, None));
         state.see(0, on(None, 3, None));
-        state.see(1, Seen::Off);
+        state.see(1, Observation::Off);
         assert_eq!(state.began(), began, "it has gone on");
-        state.see(0, Seen::Off);
+        state.see(0, Observation::Off);
         assert_eq!(state.began(), None);
         state.see(0, on(None, 4, None));
         assert!(state.began() > began);
@@ -369,7 +351,7 @@ mod tests {
         let mut state = State::new([Path::new("f")]);
         let json = |state: &State| serde_json::to_string(&state.report(at(100))).unwrap();
         assert_eq!(json(&state), r#"{"enabled":null,"reason":null,"since":null,"until":null,"file":null}"#);
-        state.see(0, Seen::Off);
+        state.see(0, Observation::Off);
         assert_eq!(json(&state), r#"{"enabled":false,"reason":null,"since":null,"until":null,"file":null}"#);
         state.see(0, on(Some("a \"b\""), 200, Some(300)));
         let expected = concat!(

@@ -16,10 +16,11 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::file::{Directory, DirectoryId, LookError, MaintenanceFile};
-use super::one_line;
-use super::permit::{self, Entry, LockError, LockFile, Permit};
+use super::lock::{self, Entry, LockError, LockFile, Permit};
+use super::observation::Observation;
+use super::plain::one_line;
 use super::schedule::{About, Alarm};
-use super::state::{Mode, Seen, State};
+use super::state::{Mode, State};
 
 /// How long a look may take before it counts as failed: the mount hangs.
 pub const LOOK_LIMIT: Duration = Duration::from_secs(5);
@@ -109,7 +110,7 @@ impl Lookout {
             self.looks.begin(self.index);
             let seen = self.observe();
             let succeeded = match &seen {
-                Ok((Seen::On(switch), _)) => Some(switch.unreadable.is_none()),
+                Ok((Observation::On(switch), _)) => Some(switch.unreadable.is_none()),
                 Ok(_) => Some(true),
                 Err(Failure::Look(_)) => Some(false),
                 // Whoever waits until maintenance is taken up holds the lock for an instant.
@@ -126,7 +127,7 @@ impl Lookout {
         }
     }
 
-    fn observe(&mut self) -> Result<(Seen, Option<Permit>), Failure> {
+    fn observe(&mut self) -> Result<(Observation, Option<Permit>), Failure> {
         let directory = self.file.open_directory()?;
         self.hints.follow(directory.as_ref());
         let look = || Ok(self.file.look_in(directory.as_ref())?);
@@ -134,18 +135,18 @@ impl Lookout {
         // Checked only when the state is free again: it looks at the disk, and there it may hang.
         let held = self.state.borrow().permit(self.index).cloned();
         let held = held.filter(|permit| lock.is_valid(permit));
-        let entry = permit::enter(
-            || look().map(Seen::switch),
+        let entry = lock::enter(
+            || look().map(Observation::switch),
             || match held.map_or_else(|| lock.share(), Ok) {
                 Err(busy @ LockError::Busy(_)) => Err(Failure::Lock(busy)),
                 permit => Ok(permit),
             },
         )?;
         Ok(match entry {
-            Entry::Closed(switch) => (Seen::On(switch), None),
+            Entry::Closed(switch) => (Observation::On(switch), None),
             Entry::Open(Ok(permit)) => {
                 self.no_lock = None;
-                (Seen::Off, Some(permit))
+                (Observation::Off, Some(permit))
             }
             Entry::Open(Err(unavailable)) => {
                 // Where there is no directory yet, there is nothing yet to protect.
@@ -159,12 +160,12 @@ impl Lookout {
                     }
                     self.no_lock = Some(why);
                 }
-                (Seen::Off, None)
+                (Observation::Off, None)
             }
         })
     }
 
-    fn publish(&mut self, seen: &Seen, permit: Option<Permit>) {
+    fn publish(&mut self, seen: &Observation, permit: Option<Permit>) {
         self.busy_since = None;
         let (mut before, mut after, mut recovered) = (None, None, false);
         let mut returned = None;
@@ -190,10 +191,10 @@ impl Lookout {
     }
 
     /// Once, not with every change of its modification time: writing to a FIFO is one.
-    fn log_unreadable(&mut self, seen: &Seen) {
+    fn log_unreadable(&mut self, seen: &Observation) {
         let why = match seen {
-            Seen::On(switch) => switch.unreadable.as_ref(),
-            Seen::Off | Seen::Nothing => None,
+            Observation::On(switch) => switch.unreadable.as_ref(),
+            Observation::Off => None,
         };
         if self.unreadable.as_ref() == why {
             return;

@@ -1,7 +1,7 @@
 //! A model of the permits in which loom tries the orders in which things can happen: sidecars, a job, an operator who
 //! turns maintenance mode on, waits and turns it off again, and another who may turn it off meanwhile, and on again.
 //!
-//! The functions under test are the real ones, `permit::enter` and `permit::settle`. The file and the lock are
+//! The functions under test are the real ones, `lock::enter` and `lock::settle`. The file and the lock are
 //! modelled, each operation as one step, as the kernel does it. Who is refused the lock does not ask again: the orders
 //! in which it was asked for later are tried, too.
 //!
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::panicking;
 
 use loom::sync::atomic::{AtomicUsize, Ordering};
-use pitstop::maintenance::permit::{self, Entry};
+use pitstop::maintenance::lock::{self, Entry};
 
 /// Somebody holds a lock that excludes this one.
 #[derive(Debug)]
@@ -138,14 +138,14 @@ struct Protocol {
 }
 
 const REAL: Protocol = Protocol {
-    enter: |volume, held| permit::enter(|| Ok(volume.look()), || held.map_or_else(|| volume.share(), Ok)),
+    enter: |volume, held| lock::enter(|| Ok(volume.look()), || held.map_or_else(|| volume.share(), Ok)),
     settle: |volume, looked| {
         let look = || {
             let seen = volume.look();
             looked();
             Ok(seen)
         };
-        permit::settle(|| volume.exclude(), look)
+        lock::settle(|| volume.exclude(), look)
     },
 };
 

@@ -1,8 +1,8 @@
-//! Permits: who may let work reach the data while maintenance mode is off.
+//! The lock that says who may let work reach the data.
 //!
-//! A permit is a shared `flock(2)` on a file beside the maintenance file. Whoever waits until maintenance has been
-//! taken up asks for the exclusive lock: the kernel grants it when the last permit is gone, even one that was held
-//! by a process which was killed.
+//! A permit is a shared `flock(2)` on a file beside the maintenance file. A process is open while it holds one.
+//! `maintenance-mode --wait` takes the lock exclusively. The kernel grants that after the last permit is released, which
+//! includes those of processes that were killed.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -15,10 +15,9 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 
 use super::file::MaintenanceFile;
-use super::one_line;
-use super::state::{Seen, Switch};
+use super::plain::one_line;
 
-/// How often to open a lock file that is replaced each time before it is locked.
+/// How often to retry when the lock file is replaced between opening and locking it.
 const TRIES: usize = 100;
 
 /// The lock file of one maintenance file.
@@ -27,56 +26,55 @@ pub struct LockFile {
     path: PathBuf,
 }
 
-/// A shared lock. It is given back when the last clone is dropped.
+/// A shared lock. It is released when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Permit(Arc<OwnedFd>);
 
-/// The exclusive lock: while it is held nobody has a permit.
+/// The exclusive lock. No permit exists while it is held.
 #[derive(Debug)]
 pub struct Exclusive(#[expect(dead_code, reason = "holds the lock")] OwnedFd);
 
 /// Why a lock was not granted.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody holds one that excludes it. Ask again.
+    /// Another process holds a lock that excludes this one. Try again.
     #[error("the lock {} is held by another process", .0.display())]
     Busy(PathBuf),
-    /// No lock can be had here.
+    /// Locks do not work here.
     #[error("cannot lock {}: {source}", path.display())]
     Unavailable {
         /// The lock file.
         path: PathBuf,
-        /// What the system says: the directory is read-only, the file system has no locks, …
+        /// The error of the system, such as a read-only directory or a file system without locks.
         source: io::Error,
     },
 }
 
 impl LockError {
-    /// Whether there is no lock because nothing can be written there.
+    /// Whether the cause is a read-only file system.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         matches!(self, Self::Unavailable { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
     }
 }
 
-/// The answer to who wants to open.
+/// The result of [`enter`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry<P, S> {
-    /// Maintenance mode is off, and will not be taken for taken up while `P` is held.
+    /// Maintenance mode is off. [`settle`] does not succeed while `P` is held.
     Open(P),
-    /// It is on.
+    /// Maintenance mode is on.
     Closed(S),
 }
 
-/// The protocol of everybody who lets work reach the data: look, take a permit, look again.
+/// Opens a process: look, take a permit, look again.
 ///
-/// Only the second look counts: it is made with the permit in hand, so that whoever turned maintenance mode on
-/// before it is seen, and whoever does so later has to wait for the permit. The first look spares the lock during
-/// maintenance.
+/// Only the second look counts, because the permit is held by then. A file written before this look is seen. The writer
+/// of a later file has to wait for the permit. The first look avoids taking the lock during maintenance.
 ///
 /// # Errors
 ///
-/// Those of the look and of the permit, as they are.
+/// Errors of `look` and `take` are passed on.
 pub fn enter<P, S, E>(
     mut look: impl FnMut() -> Result<Option<S>, E>,
     take: impl FnOnce() -> Result<P, E>,
@@ -91,12 +89,12 @@ pub fn enter<P, S, E>(
     })
 }
 
-/// The protocol of who has turned maintenance mode on and waits until everybody has taken it up: take the exclusive
-/// lock, and see that maintenance mode is still on. Returns whether it is.
+/// Confirms that every process has closed: take the exclusive lock, then look. Returns whether maintenance mode is still
+/// on.
 ///
 /// # Errors
 ///
-/// Those of the lock and of the look, as they are.
+/// Errors of `take` and `look` are passed on.
 pub fn settle<X, S, E>(
     take: impl FnOnce() -> Result<X, E>,
     look: impl FnOnce() -> Result<Option<S>, E>,
@@ -105,19 +103,8 @@ pub fn settle<X, S, E>(
     Ok(look()?.is_some())
 }
 
-impl Seen {
-    /// What [`enter`] asks a look: the switch if it is on. Nothing seen is never returned by a look.
-    #[must_use]
-    pub fn switch(self) -> Option<Switch> {
-        match self {
-            Self::On(switch) => Some(switch),
-            Self::Off | Self::Nothing => None,
-        }
-    }
-}
-
 impl LockFile {
-    /// The lock beside this file: `.MAINTENANCE.lock` for `MAINTENANCE`.
+    /// The lock file of this maintenance file: `.MAINTENANCE.lock` for `MAINTENANCE`.
     #[must_use]
     pub fn of(file: &MaintenanceFile) -> Self {
         let mut name = OsString::from(".");
@@ -130,7 +117,7 @@ impl LockFile {
     ///
     /// # Errors
     ///
-    /// [`LockError::Busy`] while somebody holds the exclusive lock.
+    /// [`LockError::Busy`] while another process holds the exclusive lock.
     pub fn share(&self) -> Result<Permit, LockError> {
         self.lock(OFlags::RDONLY, FlockOperation::NonBlockingLockShared).map(|fd| Permit(Arc::new(fd)))
     }
@@ -139,9 +126,9 @@ impl LockFile {
     ///
     /// # Errors
     ///
-    /// [`LockError::Busy`] while anybody holds a permit.
+    /// [`LockError::Busy`] while any permit is held.
     pub fn exclude(&self) -> Result<Exclusive, LockError> {
-        // NFS turns flock into a byte-range lock, which is exclusive only on a file open for writing (flock(2)).
+        // NFS emulates flock by byte-range locks. An exclusive one needs a file that is open for writing (flock(2)).
         self.lock(OFlags::RDWR, FlockOperation::NonBlockingLockExclusive)
             .or_else(|error| match error {
                 LockError::Unavailable { source, .. } if is_denied(&source) => {
@@ -157,13 +144,13 @@ impl LockFile {
             let fd = self.open(access).map_err(|errno| self.unavailable(errno))?;
             match rustix::fs::flock(&fd, operation) {
                 Ok(()) if self.is_current(&fd) => return Ok(fd),
-                // Somebody removed the file between open and lock: a lock on it would lock nobody out.
+                // The file was removed between opening and locking it. A lock on it would exclude nobody.
                 Ok(()) | Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) => return Err(LockError::Busy(self.path.clone())),
                 Err(errno) => return Err(self.unavailable(errno)),
             }
         }
-        // Not by chance: the file system numbers a file anew each time it is asked.
+        // This is no race: the file system reports another inode number each time.
         Err(self.unavailable(Errno::STALE))
     }
 
@@ -174,13 +161,13 @@ impl LockFile {
                 Err(Errno::NOENT) => {}
                 result => return result,
             }
-            // Created by itself: in a sticky directory, fs.protected_regular refuses O_CREAT on another user's file.
+            // A separate step, because fs.protected_regular refuses O_CREAT on another user's file in a sticky directory.
             let create = flags | OFlags::CREATE | OFlags::EXCL;
             match rustix::fs::open(&self.path, create, Mode::from_raw_mode(0o666)) {
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno),
                 Ok(fd) => {
-                    // It is never written to, and its other users must be able to open it, whatever the umask here.
+                    // The file stays empty. Other users must be able to open it, whatever the umask of this process.
                     let _ = rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o666));
                     return Ok(fd);
                 }
@@ -188,14 +175,15 @@ impl LockFile {
         }
     }
 
-    /// Whether this is the file that others find under the path.
+    /// Whether the path still leads to this file.
     fn is_current(&self, fd: impl AsFd) -> bool {
         let ours = rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
         let theirs = rustix::fs::statat(rustix::fs::CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW);
         ours.is_ok_and(|ours| theirs.is_ok_and(|theirs| ours == (theirs.st_dev, theirs.st_ino)))
     }
 
-    /// Whether the permit still locks the file that others lock; not so after someone removed or replaced it.
+    /// Whether the permit locks the file that other processes would lock. It does not after the file was removed or
+    /// replaced.
     #[must_use]
     pub fn is_valid(&self, permit: &Permit) -> bool {
         self.is_current(&permit.0)
@@ -205,11 +193,11 @@ impl LockFile {
         LockError::Unavailable { path: self.path.clone(), source: errno.into() }
     }
 
-    /// The processes that hold the lock, as far as this one may see them: `PID COMMAND`.
+    /// The visible processes that hold the lock, each as `PID COMMAND`.
     ///
-    /// The kernel lists locks in `/proc/locks` with the process that took each, by inode; processes that have
-    /// inherited one are found by their open files, where permissions allow. Processes of other PID namespaces,
-    /// such as those of other containers, are not seen.
+    /// `/proc/locks` lists each lock by inode, with the process that took it. Processes that inherited a lock are found
+    /// by their open files, where permissions allow that. Processes in other PID namespaces, such as those of other
+    /// containers, are not visible.
     #[must_use]
     pub fn holders(&self) -> Vec<String> {
         let Ok(lock) = rustix::fs::statat(rustix::fs::CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW) else {
@@ -223,14 +211,14 @@ impl LockFile {
                 .any(|stat| (stat.st_dev, stat.st_ino) == (lock.st_dev, lock.st_ino))
         }));
         pids.remove(&std::process::id());
-        // The kernel still names who took the lock when that process is gone, and one that inherited it is not.
+        // The kernel names the process that took the lock, even if that has exited and only a child still holds it.
         let commands = pids.into_iter().map(|pid| (pid, command_of(pid))).filter(|(_, command)| !command.is_empty());
         commands.map(|(pid, command)| format!("{pid} {command}")).collect()
     }
 }
 
-/// The processes that took a flock on the inode. Its device is not compared: /proc/locks tells another one than
-/// stat(2) does on btrfs and overlayfs.
+/// The processes that took a flock on the inode. The device is not compared, because /proc/locks and stat(2) disagree on
+/// it on btrfs and overlayfs.
 fn locking_pids(inode: u64) -> impl Iterator<Item = u32> {
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let pids: Vec<u32> = locks
@@ -265,11 +253,11 @@ fn is_denied(error: &io::Error) -> bool {
 }
 
 impl Permit {
-    /// Lets the program that this process becomes, or starts, hold the permit too.
+    /// Lets programs that this process executes inherit the permit.
     ///
     /// # Errors
     ///
-    /// Those of `fcntl(2)` with `F_SETFD`.
+    /// See `fcntl(2)` with `F_SETFD`.
     pub fn pass_on(&self) -> io::Result<()> {
         Ok(rustix::io::fcntl_setfd(&self.0, FdFlags::empty())?)
     }
