@@ -12,7 +12,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::{Cli, Command};
 use crate::maintenance::file::{LookError, MaintenanceFile};
@@ -98,7 +98,7 @@ fn look(files: &[MaintenanceFile]) -> Result<State, LookError> {
     let mut unseen = None;
     for (index, file) in files.iter().enumerate() {
         match file.look() {
-            Ok(seen) => _ = state.see(index, seen),
+            Ok(seen) => _ = state.see(index, seen, Instant::now()),
             Err(error) => _ = unseen.get_or_insert(error),
         }
     }

@@ -54,7 +54,7 @@ fn enter(files: &[MaintenanceFile]) -> Result<(State, Vec<Permit>), Failure> {
             Err(error) => _ = unseen.get_or_insert(error),
             Ok(Entry::Closed(switch)) => {
                 // One is enough: the others need not be waited for.
-                state.see(index, Observation::On(switch));
+                state.see(index, Observation::On(switch), Instant::now());
                 return Ok((state, Vec::new()));
             }
             Ok(Entry::Open(permit)) => {
@@ -62,7 +62,7 @@ fn enter(files: &[MaintenanceFile]) -> Result<(State, Vec<Permit>), Failure> {
                     Ok(permit) => permits.push(permit),
                     Err(error) => warn!("{error}: `maintenance-mode --wait` will not wait for this job"),
                 }
-                state.see(index, Observation::Off);
+                state.see(index, Observation::Off, Instant::now());
             }
         }
     }

@@ -33,6 +33,7 @@ pub async fn cut_after(mut state: watch::Receiver<State>, in_flight: IntGauge, l
 mod tests {
     use super::*;
     use std::path::Path;
+    use std::time::Instant;
 
     use crate::maintenance::notice::Notice;
     use crate::maintenance::observation::{Observation, Switch};
@@ -45,17 +46,18 @@ mod tests {
     #[tokio::test]
     async fn maintenance_that_was_over_for_a_moment_has_begun_anew() {
         let mut before = State::new([Path::new("MAINTENANCE")]);
-        before.see(0, Observation::Off);
+        before.see(0, Observation::Off, Instant::now());
         let (states, state) = watch::channel(before);
         let in_flight = IntGauge::new("in_flight", "in flight").unwrap();
         let cuts = Cuts::default();
         let mut cut = cuts.next();
         tokio::spawn(cut_after(state, in_flight, Duration::from_millis(1), cuts));
-        states.send_modify(|state| _ = state.see(0, on()));
+        states.send_modify(|state| _ = state.see(0, on(), Instant::now()));
         cut.changed().await.unwrap();
         for _ in 0..3 {
             // Nobody sees that it is over.
-            states.send_modify(|state| _ = state.see(0, Observation::Off) && state.see(0, on()));
+            let now = Instant::now();
+            states.send_modify(|state| _ = state.see(0, Observation::Off, now) && state.see(0, on(), now));
             timeout(Duration::from_secs(30), cut.changed()).await.expect("it cuts again").unwrap();
         }
     }

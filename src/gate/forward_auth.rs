@@ -81,7 +81,7 @@ mod tests {
     ) -> (StatusCode, String, usize, usize) {
         let mut state = State::new([std::path::Path::new("MAINTENANCE")]);
         if let Some(seen) = seen {
-            state.see(0, seen);
+            state.see(0, seen, std::time::Instant::now());
         }
         let (_sender, state) = watch::channel(state);
         let refused = IntCounter::new("refused", "refused").unwrap();

@@ -83,8 +83,8 @@ impl State {
         }
     }
 
-    /// Applies a successful look at file `index`. Returns whether the state differs from before.
-    pub fn see(&mut self, index: usize, seen: Observation) -> bool {
+    /// Applies a successful look at file `index`, which ended at `now`. Returns whether the state differs from before.
+    pub fn see(&mut self, index: usize, seen: Observation, now: Instant) -> bool {
         let file = &mut self.files[index];
         let seen = Some(seen);
         if file.seen == seen && file.trouble.is_none() {
@@ -96,7 +96,7 @@ impl State {
         match (&before, &self.mode) {
             (Mode::Off, Mode::On(_)) => {
                 self.changes.on += 1;
-                self.began = Some(Instant::now());
+                self.began = Some(now);
             }
             (Mode::On(_), Mode::Off) => self.changes.off += 1,
             _ => {}
@@ -245,6 +245,7 @@ fn merge(files: &[Watched]) -> Mode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     use crate::maintenance::notice::Notice;
     use crate::maintenance::observation::Switch;
@@ -263,13 +264,14 @@ mod tests {
     }
 
     #[test]
-    fn on_while_any_file_is_there() {
+    fn on_while_any_file_exists() {
+        let now = Instant::now();
         let mut state = two_files();
         assert_eq!(state.mode(), &Mode::Unknown);
-        state.see(0, Observation::Off);
-        assert_eq!(state.mode(), &Mode::Unknown, "the other file may be there");
-        state.see(1, on(Some("fleet"), 20, Some(90)));
-        state.see(0, on(None, 10, Some(80)));
+        state.see(0, Observation::Off, now);
+        assert_eq!(state.mode(), &Mode::Unknown, "the other file may exist");
+        state.see(1, on(Some("fleet"), 20, Some(90)), now);
+        state.see(0, on(None, 10, Some(80)), now);
         let expected = Maintenance {
             reason: Some("fleet".into()),
             since: at(10),
@@ -277,83 +279,88 @@ mod tests {
             file: "/pod/MAINTENANCE".into(),
         };
         assert_eq!(state.mode(), &Mode::On(expected));
-        state.see(0, Observation::Off);
+        state.see(0, Observation::Off, now);
         assert!(matches!(state.mode(), Mode::On(m) if m.since == at(20)));
-        state.see(1, Observation::Off);
+        state.see(1, Observation::Off, now);
         assert_eq!(state.mode(), &Mode::Off);
     }
 
     #[test]
-    fn a_file_that_is_there_counts_before_all_are_seen() {
+    fn on_if_a_file_exists_and_another_is_unknown() {
+        let now = Instant::now();
         let mut state = two_files();
-        state.see(1, on(None, 5, None));
+        state.see(1, on(None, 5, None), now);
         assert!(matches!(state.mode(), Mode::On(_)));
     }
 
     #[test]
     fn a_failed_look_keeps_the_state() {
+        let now = Instant::now();
         let mut state = two_files();
         assert!(state.fail(0, "stale handle".into()));
         assert_eq!(
             state.unseen().collect::<Vec<_>>(),
             ["stale handle", "/fleet/MAINTENANCE has not been looked at yet"]
         );
-        state.see(0, on(Some("x"), 1, None));
-        state.see(1, Observation::Off);
+        state.see(0, on(Some("x"), 1, None), now);
+        state.see(1, Observation::Off, now);
         let before = state.mode().clone();
         assert!(state.fail(0, "I/O error".into()));
-        assert!(!state.fail(0, "I/O error".into()), "the same trouble is no news");
+        assert!(!state.fail(0, "I/O error".into()), "the same failure changes nothing");
         assert_eq!(state.mode(), &before);
         assert_eq!(state.troubles().collect::<Vec<_>>(), ["I/O error"]);
-        assert!(state.see(0, on(Some("x"), 1, None)), "that it is over is");
+        assert!(state.see(0, on(Some("x"), 1, None), now), "the failure is over");
         assert_eq!(state.troubles().count(), 0);
     }
 
     #[test]
-    fn only_changes_between_known_states_count() {
+    fn counts_only_changes_between_on_and_off() {
+        let now = Instant::now();
         let mut state = State::new([Path::new("f")]);
-        state.see(0, on(None, 1, None));
+        state.see(0, on(None, 1, None), now);
         assert_eq!(state.changes(), Changes::default());
-        state.see(0, Observation::Off);
-        state.see(0, on(None, 2, None));
-        assert!(state.see(0, on(Some("why"), 2, None)), "a new reason is news");
-        assert!(!state.see(0, on(Some("why"), 2, None)));
+        state.see(0, Observation::Off, now);
+        state.see(0, on(None, 2, None), now);
+        assert!(state.see(0, on(Some("why"), 2, None), now), "a new reason is a change");
+        assert!(!state.see(0, on(Some("why"), 2, None), now));
         assert_eq!(state.changes(), Changes { on: 1, off: 1 });
     }
 
     #[test]
-    fn when_it_began_is_known_to_who_saw_it_begin() {
+    fn maintenance_began_when_it_was_first_seen_on() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let (empty, reason) = (on(None, 1, None), on(Some("why"), 2, None));
+        // Seconds, file, what is seen there, when maintenance began.
+        let table = [
+            (0, 0, empty.clone(), None, "it was already on"),
+            (1, 0, Observation::Off, None, "the other file is unknown"),
+            (2, 0, empty.clone(), None, "the other file may have existed all the time"),
+            (3, 0, Observation::Off, None, "unknown"),
+            (4, 1, Observation::Off, None, "off"),
+            (5, 1, empty.clone(), Some(5), "it begins"),
+            (6, 1, reason, Some(5), "another reason"),
+            (7, 0, empty.clone(), Some(5), "another file"),
+            (8, 1, Observation::Off, Some(5), "the first file is left"),
+            (9, 0, Observation::Off, None, "it ends"),
+            (10, 0, empty, Some(10), "it begins again"),
+        ];
         let mut state = two_files();
-        state.see(0, on(None, 1, None));
-        assert_eq!(state.began(), None, "it was on before");
-        state.see(0, Observation::Off);
-        state.see(0, on(None, 1, None));
-        assert_eq!(state.began(), None, "the other file may have been there all the time");
-        state.see(0, Observation::Off);
-        state.see(1, Observation::Off);
-        assert_eq!(state.began(), None);
-        let before = Instant::now();
-        state.see(1, on(None, 1, None));
-        let began = state.began();
-        assert!(began.is_some_and(|began| began >= before));
-        state.see(1, on(Some("why"), 2, None));
-        state.see(0, on(None, 3, None));
-        state.see(1, Observation::Off);
-        assert_eq!(state.began(), began, "it has gone on");
-        state.see(0, Observation::Off);
-        assert_eq!(state.began(), None);
-        state.see(0, on(None, 4, None));
-        assert!(state.began() > began);
+        for (seconds, index, seen, began, why) in table {
+            state.see(index, seen, after(seconds));
+            assert_eq!(state.began(), began.map(after), "{why}");
+        }
     }
 
     #[test]
-    fn the_report_is_at_most_now() {
+    fn reports_since_as_at_most_now() {
+        let now = Instant::now();
         let mut state = State::new([Path::new("f")]);
         let json = |state: &State| serde_json::to_string(&state.report(at(100))).unwrap();
         assert_eq!(json(&state), r#"{"enabled":null,"reason":null,"since":null,"until":null,"file":null}"#);
-        state.see(0, Observation::Off);
+        state.see(0, Observation::Off, now);
         assert_eq!(json(&state), r#"{"enabled":false,"reason":null,"since":null,"until":null,"file":null}"#);
-        state.see(0, on(Some("a \"b\""), 200, Some(300)));
+        state.see(0, on(Some("a \"b\""), 200, Some(300)), now);
         let expected = concat!(
             r#"{"enabled":true,"reason":"a \"b\"","since":"1970-01-01T00:01:40Z","#,
             r#""until":"1970-01-01T00:05:00Z","file":"f"}"#

@@ -5,8 +5,7 @@
 //! It sleeps until its poll is due or a hint arrives, and nothing else wakes the process.
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,13 +16,12 @@ use tracing::{debug, info, warn};
 
 use super::file::{Directory, DirectoryId, LookError, MaintenanceFile};
 use super::lock::{self, Entry, LockError, LockFile, Permit};
-use super::observation::Observation;
+use super::looks::Outcome;
+pub use super::looks::{LOOK_LIMIT, Looks};
+use super::observation::{Observation, Switch};
 use super::plain::one_line;
 use super::schedule::{About, Alarm};
 use super::state::{Mode, State};
-
-/// How long a look may take before it counts as failed: the mount hangs.
-pub const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Whether the one who watches lets work reach the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,17 +30,6 @@ pub enum Role {
     Open,
     /// It only looks on.
     Observe,
-}
-
-/// What became of the looks at the files.
-#[derive(Debug)]
-pub struct Looks(Vec<(PathBuf, Mutex<Record>)>);
-
-#[derive(Debug, Default)]
-struct Record {
-    began: Option<Instant>,
-    failed: u64,
-    succeeded: Option<Timestamp>,
 }
 
 /// Watches the files, and publishes what they say together, until the last receiver is dropped.
@@ -57,7 +44,7 @@ pub fn start(
 ) -> io::Result<(watch::Receiver<State>, Arc<Looks>)> {
     let (sender, receiver) = watch::channel(State::new(files.iter().map(MaintenanceFile::path)));
     let sender = Arc::new(sender);
-    let looks = Arc::new(Looks(files.iter().map(|file| (file.path().to_owned(), Mutex::default())).collect()));
+    let looks = Arc::new(Looks::new(files.iter().map(MaintenanceFile::path)));
     for (index, file) in files.iter().enumerate() {
         let alarm = Arc::new(Alarm::new());
         let mut lookout = Lookout {
@@ -107,16 +94,16 @@ impl Lookout {
     fn run(&mut self, poll: Duration) {
         while !self.state.is_closed() {
             self.alarm.wait(poll);
-            self.looks.begin(self.index);
+            self.looks.begin(self.index, Instant::now());
             let seen = self.observe();
-            let succeeded = match &seen {
-                Ok((Observation::On(switch), _)) => Some(switch.unreadable.is_none()),
-                Ok(_) => Some(true),
-                Err(Failure::Look(_)) => Some(false),
-                // Whoever waits until maintenance is taken up holds the lock for an instant.
-                Err(Failure::Lock(_)) => None,
+            let outcome = match &seen {
+                Ok((Observation::On(Switch { unreadable: Some(_), .. }), _)) | Err(Failure::Look(_)) => {
+                    Outcome::Failure
+                }
+                Ok(_) => Outcome::Success(Timestamp::now()),
+                Err(Failure::Lock(_)) => Outcome::Busy,
             };
-            let took = self.looks.end(self.index, succeeded);
+            let took = self.looks.end(self.index, outcome, Instant::now());
             if took >= LOOK_LIMIT {
                 warn!(file = %self.file.path().display(), "a look took {} s", took.as_secs());
             }
@@ -172,7 +159,7 @@ impl Lookout {
         self.state.send_if_modified(|state| {
             recovered = state.trouble(self.index).is_some();
             let old = state.mode().clone();
-            let differs = state.see(self.index, seen.clone());
+            let differs = state.see(self.index, seen.clone(), Instant::now());
             returned = state.keep(self.index, permit);
             if differs {
                 before = Some(old);
@@ -237,58 +224,6 @@ fn log_change(before: &Mode, after: &Mode) {
         }
         (Mode::On(_), Mode::Off) => info!("maintenance mode disabled"),
         _ => {}
-    }
-}
-
-impl Looks {
-    fn record(&self, index: usize) -> MutexGuard<'_, Record> {
-        self.0[index].1.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(&self, index: usize) {
-        self.record(index).began = Some(Instant::now());
-    }
-
-    /// Ends a look that has succeeded, has failed, or has told nothing. Says how long it took.
-    fn end(&self, index: usize, succeeded: Option<bool>) -> Duration {
-        let mut record = self.record(index);
-        let took = record.began.take().map(|began| began.elapsed()).unwrap_or_default();
-        if succeeded == Some(false) || took >= LOOK_LIMIT {
-            record.failed += 1;
-        }
-        if succeeded == Some(true) {
-            record.succeeded = Some(Timestamp::now());
-        }
-        took
-    }
-
-    /// How many looks have failed, those included that have not ended for [`LOOK_LIMIT`].
-    #[must_use]
-    pub fn failed(&self) -> u64 {
-        (0..self.0.len())
-            .map(|index| self.record(index))
-            .map(|record| record.failed + u64::from(record.hangs().is_some()))
-            .sum()
-    }
-
-    /// When the last look succeeded; of several files, the one of which that is longest ago. `None` before.
-    #[must_use]
-    pub fn last(&self) -> Option<Timestamp> {
-        (0..self.0.len()).map(|index| self.record(index).succeeded).min().flatten()
-    }
-
-    /// The files at which a look has not ended for [`LOOK_LIMIT`], each with for how long.
-    pub fn hanging(&self) -> impl Iterator<Item = String> {
-        self.0.iter().enumerate().filter_map(|(index, (path, _))| {
-            let since = self.record(index).hangs()?;
-            Some(format!("a look at {} has not ended for {} s", path.display(), since.as_secs()))
-        })
-    }
-}
-
-impl Record {
-    fn hangs(&self) -> Option<Duration> {
-        self.began.map(|began| began.elapsed()).filter(|since| *since >= LOOK_LIMIT)
     }
 }
 
