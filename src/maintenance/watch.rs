@@ -1,8 +1,9 @@
-//! Watching the files: hints (notify and the poll) lead to a look, a look to a comparison, a difference to a
-//! publication.
+//! Watches the maintenance files: looks on hints and polls, compares, and publishes differences.
 //!
-//! One thread a file looks, so that a mount on which looking hangs holds up neither serving nor the other files.
-//! It sleeps until its poll is due or a hint arrives, and nothing else wakes the process.
+//! Events are only hints to look. The poll finds every change, with or without an event.
+//!
+//! Each file has a thread that looks, so that a hung mount delays neither requests nor the other files. The thread
+//! sleeps until the poll is due or a hint arrives. Nothing else wakes an idle process.
 
 use std::io;
 use std::sync::Arc;
@@ -20,19 +21,19 @@ use super::looks::Outcome;
 pub use super::looks::{LOOK_LIMIT, Looks};
 use super::observation::{Observation, Switch};
 use super::plain::one_line;
-use super::schedule::{About, Alarm};
+use super::schedule::{Alarm, Hint};
 use super::state::{Mode, State};
 
-/// Whether the one who watches lets work reach the data.
+/// Whether this process lets work reach the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It does, so it holds a permit for each file that is not there.
+    /// It does. It holds a permit for each file that does not exist.
     Open,
-    /// It only looks on.
+    /// It does not, and takes no permits.
     Observe,
 }
 
-/// Watches the files, and publishes what they say together, until the last receiver is dropped.
+/// Watches the files and publishes the state that results from them, until the last receiver is dropped.
 ///
 /// # Errors
 ///
@@ -47,9 +48,15 @@ pub fn start(
     let looks = Arc::new(Looks::new(files.iter().map(MaintenanceFile::path)));
     for (index, file) in files.iter().enumerate() {
         let alarm = Arc::new(Alarm::new());
-        let mut lookout = Lookout {
+        let mut file_watch = FileWatch {
             index,
-            hints: Hints { alarm: alarm.clone(), file: file.clone(), watched: None, watcher: None, polling: false },
+            directory: DirectoryWatch {
+                alarm: alarm.clone(),
+                file: file.clone(),
+                watched: None,
+                watcher: None,
+                polling: false,
+            },
             file: file.clone(),
             lock: (role == Role::Open).then(|| LockFile::of(file)),
             no_lock: None,
@@ -59,29 +66,29 @@ pub fn start(
             state: sender.clone(),
             looks: looks.clone(),
         };
-        thread::Builder::new().name(format!("watch-{index}")).spawn(move || lookout.run(poll))?;
+        thread::Builder::new().name(format!("watch-{index}")).spawn(move || file_watch.run(poll))?;
     }
     Ok((receiver, looks))
 }
 
-/// One file's thread.
-struct Lookout {
+/// The thread of one file.
+struct FileWatch {
     index: usize,
     file: MaintenanceFile,
     lock: Option<LockFile>,
-    /// Why no permit can be had, once that is logged.
+    /// Why no permit is available, if that has been logged.
     no_lock: Option<String>,
-    /// Why the text cannot be read, once that is logged.
+    /// Why the text cannot be read, if that has been logged.
     unreadable: Option<String>,
-    /// Since when somebody else has held the exclusive lock.
+    /// Since when another process has held the exclusive lock.
     busy_since: Option<Instant>,
-    hints: Hints,
+    directory: DirectoryWatch,
     alarm: Arc<Alarm>,
     state: Arc<watch::Sender<State>>,
     looks: Arc<Looks>,
 }
 
-/// A look that tells nothing new.
+/// Why a look has no result.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -90,7 +97,7 @@ enum Failure {
     Lock(LockError),
 }
 
-impl Lookout {
+impl FileWatch {
     fn run(&mut self, poll: Duration) {
         while !self.state.is_closed() {
             self.alarm.wait(poll);
@@ -116,10 +123,10 @@ impl Lookout {
 
     fn observe(&mut self) -> Result<(Observation, Option<Permit>), Failure> {
         let directory = self.file.open_directory()?;
-        self.hints.follow(directory.as_ref());
+        self.directory.update(directory.as_ref());
         let look = || Ok(self.file.look_in(directory.as_ref())?);
         let Some(lock) = &self.lock else { return Ok((look()?, None)) };
-        // Checked only when the state is free again: it looks at the disk, and there it may hang.
+        // Cloned, so that the state is not borrowed while the check accesses the disk, which may hang.
         let held = self.state.borrow().permit(self.index).cloned();
         let held = held.filter(|permit| lock.is_valid(permit));
         let entry = lock::enter(
@@ -136,10 +143,10 @@ impl Lookout {
                 (Observation::Off, Some(permit))
             }
             Entry::Open(Err(unavailable)) => {
-                // Where there is no directory yet, there is nothing yet to protect.
+                // Without a directory there is no data to protect yet.
                 let why = unavailable.to_string();
                 if directory.is_some() && self.no_lock.as_ref() != Some(&why) {
-                    // A ConfigMap, beside a file of the pod's own: who waits asks for the lock of that.
+                    // A ConfigMap beside a file of the pod: `--wait` uses the lock of the first file.
                     if self.index > 0 && unavailable.is_read_only() {
                         debug!("{why}");
                     } else {
@@ -155,20 +162,20 @@ impl Lookout {
     fn publish(&mut self, seen: &Observation, permit: Option<Permit>) {
         self.busy_since = None;
         let (mut before, mut after, mut recovered) = (None, None, false);
-        let mut returned = None;
+        let mut released = None;
         self.state.send_if_modified(|state| {
             recovered = state.trouble(self.index).is_some();
             let old = state.mode().clone();
             let differs = state.see(self.index, seen.clone(), Instant::now());
-            returned = state.keep(self.index, permit);
+            released = state.keep(self.index, permit);
             if differs {
                 before = Some(old);
                 after = Some(state.mode().clone());
             }
             differs
         });
-        // Given back only now that everybody reads the new state. Outside of the channel's lock: closing may block.
-        drop(returned);
+        // Released only after the new state is published, and outside the channel's lock, because closing may block.
+        drop(released);
         self.log_unreadable(seen);
         let (Some(before), Some(after)) = (before, after) else { return };
         if recovered {
@@ -177,7 +184,7 @@ impl Lookout {
         log_change(&before, &after);
     }
 
-    /// Once, not with every change of its modification time: writing to a FIFO is one.
+    /// Logs each cause once, not with every change of the modification time, as by a write to a FIFO.
     fn log_unreadable(&mut self, seen: &Observation) {
         let why = match seen {
             Observation::On(switch) => switch.unreadable.as_ref(),
@@ -195,17 +202,17 @@ impl Lookout {
     fn report(&mut self, failure: &Failure) {
         if let Failure::Lock(_) = failure {
             let now = Instant::now();
-            self.alarm.hint(About::Lock, now);
+            self.alarm.hint(Hint::Lock, now);
             if now - *self.busy_since.get_or_insert(now) < LOOK_LIMIT {
                 return;
             }
         }
-        let mut news = false;
+        let mut differs = false;
         self.state.send_if_modified(|state| {
-            news = state.fail(self.index, failure.to_string());
-            news
+            differs = state.fail(self.index, failure.to_string());
+            differs
         });
-        if news {
+        if differs {
             warn!("{failure}; what was known before stays");
         }
     }
@@ -227,19 +234,19 @@ fn log_change(before: &Mode, after: &Mode) {
     }
 }
 
-/// The source of hints: a watch on the file's directory, as long as one can be had.
-struct Hints {
+/// The inotify watch on the directory of the file. It turns events into hints.
+struct DirectoryWatch {
     file: MaintenanceFile,
     alarm: Arc<Alarm>,
     watched: Option<DirectoryId>,
     watcher: Option<RecommendedWatcher>,
-    /// Whether it is logged that there are no hints.
+    /// Whether it has been logged that there are no hints.
     polling: bool,
 }
 
-impl Hints {
-    /// Sees to it that the directory is the one that is watched. A watch follows the inode, not the path.
-    fn follow(&mut self, directory: Option<&Directory>) {
+impl DirectoryWatch {
+    /// Watches this directory, if it is not the watched one already. A watch follows the inode, not the path.
+    fn update(&mut self, directory: Option<&Directory>) {
         let id = directory.map(Directory::id);
         let lost = self.alarm.take_lost();
         if self.watched == id && !lost {
@@ -271,18 +278,18 @@ impl Hints {
         let (alarm, directory, name) =
             (self.alarm.clone(), self.file.directory().to_owned(), self.file.name().to_owned());
         let hint = move |event: notify::Result<notify::Event>| {
-            // An error, or a queue that overflowed, says no more than that anything may have happened.
+            // An error or a queue overflow has no paths. Anything may have happened.
             let paths = event.map(|event| event.paths).unwrap_or_default();
-            let about = if paths.is_empty() || paths.contains(&directory) {
-                About::Directory
+            let concerns = if paths.is_empty() || paths.contains(&directory) {
+                Hint::Directory
             } else if paths.iter().any(|path| path.file_name() == Some(&name)) {
-                About::File
+                Hint::File
             } else {
-                About::Neighbour
+                Hint::Neighbour
             };
-            alarm.hint(about, Instant::now());
+            alarm.hint(concerns, Instant::now());
         };
-        // Without access events: looking causes them.
+        // No access events: a look causes them, so each look would lead to the next one.
         let kinds = EventKindMask::CREATE
             | EventKindMask::REMOVE
             | EventKindMask::MODIFY_DATA

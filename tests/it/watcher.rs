@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -143,6 +144,25 @@ fn four_hundred_quick_changes() {
         fs::remove_file(sidecar.file()).unwrap();
     }
     eventually("the last one counts", || sidecar.is_off());
+}
+
+#[test]
+fn a_change_right_after_another_is_seen_at_once() {
+    let sidecar = Sidecar::with(never);
+    let round = |_| {
+        fs::write(sidecar.file(), "").unwrap();
+        eventually("it is on", || sidecar.is_on(None));
+        let written = Instant::now();
+        fs::write(sidecar.file(), "Updating").unwrap();
+        eventually("it shows the reason", || sidecar.is_on(Some("Updating")));
+        let took = written.elapsed();
+        fs::remove_file(sidecar.file()).unwrap();
+        eventually("it is off", || sidecar.is_off());
+        took
+    };
+    // The shortest time of many: a busy machine makes some of them long.
+    let shortest = (0..40).map(round).min().unwrap();
+    assert!(shortest < Duration::from_millis(10), "{shortest:?}");
 }
 
 #[test]
