@@ -28,6 +28,7 @@
 //! - [`maintenance`]: the domain; knows nothing of HTTP.
 //! - [`listener`]: bind, accept, limits, timeouts, bounded drain; both listeners use it.
 //! - [`http1`]: HTTP/1.1 messages without I/O.
+//! - [`reload`]: small files that are reloaded while pitstop runs.
 //! - [`shutdown`], [`log`], [`memory`].
 
 pub mod admin;
@@ -40,4 +41,5 @@ pub mod log;
 pub mod maintenance;
 pub mod memory;
 pub mod metrics;
+pub mod reload;
 pub mod shutdown;

@@ -81,7 +81,7 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
             })
         }
     };
-    let design = files::follow(sources(serve), serve.poll)?;
+    let design = files::reload(sources(serve), serve.poll)?;
     let in_flight = forward.as_ref().map(|forward| forward.requests.in_flight.clone());
     let held = forward.as_ref().map(|forward| forward.requests.held.clone());
     let gate_for = |forward| Gate::new(state.clone(), design.clone(), serve.retry_after, metrics.refused(), forward);
@@ -164,10 +164,7 @@ fn check(policies: &cli::Policies, upstream: Option<&Upstream>) -> Result<(), Fa
 fn policies(serve: &Serve, requests: &Requests, stop: &Stop) -> Result<Option<Policies>, Failure> {
     let cli::Policies { hold, hold_limit, allow_method, allow_path, allow_from, trusted_proxy, bypass_token_file } =
         serve.policies.clone();
-    let bypass = bypass_token_file.map(Bypass::open).transpose()?;
-    if let Some(bypass) = &bypass {
-        bypass.follow(serve.poll)?;
-    }
+    let bypass = bypass_token_file.map(|file| Bypass::open(file, serve.poll)).transpose()?;
     let hold = hold.unwrap_or_default();
     let policy = Policy { methods: allow_method, paths: allow_path, clients: allow_from, proxies: trusted_proxy, hold };
     let places = Places::new(hold_limit.unwrap_or(HOLD_LIMIT), requests.held.clone());

@@ -10,7 +10,6 @@
 
 pub mod admission;
 pub mod cut_off;
-mod follow;
 pub mod forward_auth;
 mod grpc;
 mod negotiation;

@@ -1,8 +1,8 @@
 //! Who has a token bypasses maintenance: by a header, or, in a browser, by a cookie that a visit to `/.pitstop/TOKEN` sets.
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,9 +13,10 @@ use hyper::header::{
 use hyper::http::uri::Scheme;
 use hyper::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::token::{COOKIE_AGE, Token, TokenError};
-use crate::gate::follow;
+use crate::reload::{self, Look, Reload};
 
 /// The header that bears the token.
 const HEADER: HeaderName = HeaderName::from_static("pitstop-bypass");
@@ -25,16 +26,17 @@ const COOKIE_NAME: &str = "pitstop-bypass";
 const OWN: &str = "/.pitstop";
 /// A file of more bytes than this holds no token.
 const FILE_SIZE: u64 = 4096;
+/// The stack of the thread that reloads the token, in bytes: as much as std gives other threads.
+const STACK: usize = 2 * 1024 * 1024;
 
-/// The token, as its file has it now.
+/// The token, reloaded from its file.
 #[derive(Debug)]
 pub struct Bypass {
-    file: PathBuf,
-    /// None while the file has none: nobody gets in then.
-    token: RwLock<Option<Arc<Token>>>,
+    /// `None` while the file holds no token. No request bypasses maintenance then.
+    token: watch::Receiver<Option<Arc<Token>>>,
 }
 
-/// A file without a token.
+/// Why no token is available.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {
     /// It cannot be read.
@@ -53,49 +55,37 @@ pub enum TokenFileError {
         /// What is wrong with it.
         source: TokenError,
     },
+    /// The thread that reloads it cannot be started.
+    #[error(transparent)]
+    Thread(io::Error),
 }
 
 impl Bypass {
-    /// Reads the token.
+    /// Reads the token, and reloads it from then on.
     ///
     /// # Errors
     ///
     /// See [`TokenFileError`].
-    pub fn open(file: PathBuf) -> Result<Arc<Self>, TokenFileError> {
-        let bypass = Self { file, token: RwLock::default() };
-        bypass.read()?;
-        Ok(Arc::new(bypass))
-    }
-
-    /// Reads it again each time that so much time has passed, for as long as anybody asks for it: a Secret's volume is
-    /// replaced as a whole, which a watch on the file would miss. A thread of its own, since the volume may hang.
-    ///
-    /// # Errors
-    ///
-    /// The system gives no thread.
-    pub fn follow(self: &Arc<Self>, every: Duration) -> io::Result<()> {
-        let bypass = Arc::downgrade(self);
-        let words = ("nobody bypasses maintenance", "the bypass token can be read again");
-        follow::follow("bypass-token", every, words, move || {
-            bypass.upgrade().map(|bypass| bypass.read().map_err(|error| error.to_string()))
-        })
-    }
-
-    fn read(&self) -> Result<(), TokenFileError> {
-        let file = || self.file.clone();
-        let token = follow::read(&self.file, FILE_SIZE)
-            .map_err(|source| TokenFileError::Read { file: file(), source })
-            .and_then(|text| Token::read(&text).map_err(|source| TokenFileError::Token { file: file(), source }));
-        let (token, result) = match token {
-            Ok(token) => (Some(Arc::new(token)), Ok(())),
-            Err(error) => (None, Err(error)),
+    pub fn open(file: PathBuf, every: Duration) -> Result<Arc<Self>, TokenFileError> {
+        let token = read(&file)?;
+        let reload = Reload {
+            thread: "bypass-token",
+            stack: STACK,
+            every,
+            failed: "nobody bypasses maintenance",
+            recovered: "the bypass token can be read again",
+            changed: None,
         };
-        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
-        result
+        let look = move || match read(&file) {
+            Ok(token) => Look { value: Some(Some(token)), error: None },
+            Err(error) => Look { value: Some(None), error: Some(error.to_string()) },
+        };
+        let token = reload.start(Some(token), look).map_err(TokenFileError::Thread)?;
+        Ok(Arc::new(Self { token }))
     }
 
     fn token(&self) -> Option<Arc<Token>> {
-        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.token.borrow().clone()
     }
 
     /// Whether whoever sends these headers bypasses maintenance.
@@ -158,6 +148,13 @@ impl Bypass {
     }
 }
 
+fn read(path: &Path) -> Result<Arc<Token>, TokenFileError> {
+    let bytes =
+        reload::read(path, FILE_SIZE).map_err(|source| TokenFileError::Read { file: path.to_owned(), source })?;
+    let token = Token::read(&bytes).map_err(|source| TokenFileError::Token { file: path.to_owned(), source })?;
+    Ok(Arc::new(token))
+}
+
 /// The value of a cookie, if it is the one that was set here.
 fn own_cookie(pair: &[u8]) -> Option<&[u8]> {
     let equals = pair.iter().position(|byte| *byte == b'=')?;
@@ -196,7 +193,7 @@ mod tests {
 
     fn bypass() -> Bypass {
         let token = Token::read(TOKEN.as_bytes()).unwrap();
-        Bypass { file: PathBuf::new(), token: RwLock::new(Some(Arc::new(token))) }
+        Bypass { token: watch::channel(Some(Arc::new(token))).1 }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -286,7 +283,7 @@ mod tests {
         for (lines, expected) in table {
             assert_eq!(bypass().admits(&headers(lines), at(1000)), *expected, "{lines:?}");
         }
-        let gone = Bypass { file: PathBuf::new(), token: RwLock::default() };
+        let gone = Bypass { token: watch::channel(None).1 };
         assert!(!gone.admits(&headers(&[("pitstop-bypass", TOKEN), ("cookie", &own)]), at(1000)));
         assert!(!gone.admits(&headers(&[("pitstop-bypass", "")]), at(1000)));
     }
