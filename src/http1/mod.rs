@@ -6,11 +6,13 @@
 //! - [`request`] and [`response`]: heads, validated, with the framing of the body that follows.
 //! - [`body`]: decodes and encodes bodies.
 //! - [`fields`]: rules that both kinds of head share.
+//! - [`authority`]: the grammar of `Host`, which HTTP/2's `:authority` shares.
 //! - [`error`]: one variant for each rule that a message can break.
 //!
 //! Every message that could be read in more than one way is an error. Proxies in front and applications behind may read
 //! it the other way, and what one of them takes for a body is a second request to the other.
 
+pub mod authority;
 pub mod body;
 pub mod error;
 pub mod fields;
