@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::Version;
 use super::error::HeadError;
 
 /// A field line: its name as sent, and its value without surrounding white space (RFC 9112 §5).
@@ -60,15 +61,28 @@ pub fn content_length(fields: &[Field<'_>]) -> Result<Option<u64>, HeadError> {
 ///
 /// # Errors
 ///
-/// [`HeadError::Coding`]: any coding but a single `chunked` on a single line. Others would have to be undone here, and a
-/// second `chunked` is one coding to some recipients and two to others.
+/// Anything but a single `chunked` on a single line. [`HeadError::Coding`]: there is another coding, which would have to be
+/// undone here. [`HeadError::TransferEncoding`]: `chunked` is repeated, which is one coding to some recipients and two to
+/// others, or not the last, or the list has an empty element.
 pub fn is_chunked(fields: &[Field<'_>]) -> Result<bool, HeadError> {
-    let mut values = values(fields, "transfer-encoding");
-    match (values.next(), values.next()) {
-        (None, _) => Ok(false),
-        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(true),
+    let codings = || {
+        let lists = values(fields, "transfer-encoding");
+        lists.flat_map(|list| list.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+    };
+    match (codings().position(|coding| coding.eq_ignore_ascii_case(b"chunked")), codings().count()) {
+        (_, 0) => Ok(false),
+        (Some(0), 1) => Ok(true),
+        (Some(first), count) if first + 1 < count => Err(HeadError::TransferEncoding),
+        _ if codings().any(<[u8]>::is_empty) => Err(HeadError::TransferEncoding),
         _ => Err(HeadError::Coding),
     }
+}
+
+/// Whether the connection persists after the message. `close` wins over `keep-alive` (RFC 9112 §9.3).
+#[must_use]
+pub fn persists(fields: &[Field<'_>], version: Version) -> bool {
+    let lists = |token| lists(fields, "connection", token);
+    !lists("close") && (version == Version::Http11 || lists("keep-alive"))
 }
 
 /// Checks that every line of a head ends in CR LF: httparse takes a lone LF for the end of a line, others do not.
@@ -83,9 +97,22 @@ pub(super) fn check_line_ends(head: &[u8]) -> Result<(), HeadError> {
     Ok(())
 }
 
+/// What has arrived of a head, up to the limit. What follows is never looked at, so that the result is the same however the
+/// head arrives.
+pub(super) fn within(input: &[u8], limit: usize) -> &[u8] {
+    &input[..input.len().min(limit)]
+}
+
 /// Checks what has arrived of a head that is not complete.
 pub(super) fn check_partial(input: &[u8], limit: usize) -> Result<(), HeadError> {
     if input.len() >= limit { Err(HeadError::TooLarge) } else { Ok(()) }
+}
+
+/// The start line, once it is complete. Empty lines may precede it (RFC 9112 §2.2).
+pub(super) fn start_line(input: &[u8]) -> Option<&[u8]> {
+    let start = input.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    let end = input[start..].iter().position(|byte| *byte == b'\n')?;
+    Some(input[start..start + end].trim_ascii_end())
 }
 
 /// Appends a field line to a head.
@@ -148,13 +175,64 @@ mod tests {
         assert_eq!(chunked(&[]), Ok(false));
         assert_eq!(chunked(&["chunked"]), Ok(true));
         assert_eq!(chunked(&["Chunked"]), Ok(true));
-        for codings in
-            [&["gzip"][..], &[""], &["identity"], &["gzip, chunked"], &["chunked, chunked"], &["chunked;q=1"]]
-        {
-            assert_eq!(chunked(codings), Err(HeadError::Coding), "{codings:?}");
+        let table: &[(&[&'static str], HeadError)] = &[
+            (&["gzip"], HeadError::Coding),
+            (&["identity"], HeadError::Coding),
+            (&["gzip, chunked"], HeadError::Coding),
+            (&["gzip", "chunked"], HeadError::Coding),
+            (&["chunked;q=1"], HeadError::Coding),
+            (&["xchunked"], HeadError::Coding),
+            (&["\"chunked\""], HeadError::Coding),
+            (&["chunked\u{b}"], HeadError::Coding),
+            (&[""], HeadError::TransferEncoding),
+            (&[",chunked"], HeadError::TransferEncoding),
+            (&["chunked,"], HeadError::TransferEncoding),
+            (&["chunked", ""], HeadError::TransferEncoding),
+            (&["gzip,"], HeadError::TransferEncoding),
+            (&["chunked, chunked"], HeadError::TransferEncoding),
+            (&["chunked", "chunked"], HeadError::TransferEncoding),
+            (&["chunked, gzip"], HeadError::TransferEncoding),
+            (&["chunked", "gzip"], HeadError::TransferEncoding),
+            (&["gzip, chunked, chunked"], HeadError::TransferEncoding),
+        ];
+        for (codings, error) in table {
+            assert_eq!(chunked(codings), Err(*error), "{codings:?}");
         }
-        assert_eq!(chunked(&["chunked", "chunked"]), Err(HeadError::Coding));
-        assert_eq!(chunked(&["gzip", "chunked"]), Err(HeadError::Coding));
+    }
+
+    #[test]
+    fn close_wins_over_keep_alive() {
+        use Version::{Http10, Http11};
+        let table = [
+            (Http11, &[][..], true),
+            (Http11, &["keep-alive"], true),
+            (Http11, &["close"], false),
+            (Http11, &["keep-alive, Close"], false),
+            (Http11, &["close", "keep-alive"], false),
+            (Http10, &[], false),
+            (Http10, &["x"], false),
+            (Http10, &["Keep-Alive"], true),
+            (Http10, &["keep-alive", "close"], false),
+            (Http10, &["close, keep-alive"], false),
+        ];
+        for (version, values, expected) in table {
+            let fields: Vec<_> = values.iter().map(|v| Field { name: "Connection", value: v.as_bytes() }).collect();
+            assert_eq!(persists(&fields, version), expected, "{version:?} {values:?}");
+        }
+    }
+
+    #[test]
+    fn finds_the_start_line_after_empty_ones() {
+        for (input, line) in [
+            ("", None),
+            ("\r\n", None),
+            ("GET", None),
+            ("GET /\r", None),
+            ("GET /\r\nHost", Some("GET /")),
+            ("\r\n\r\nGET /\n", Some("GET /")),
+        ] {
+            assert_eq!(start_line(input.as_bytes()), line.map(str::as_bytes), "{input:?}");
+        }
     }
 
     #[test]

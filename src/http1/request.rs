@@ -1,8 +1,9 @@
 //! Request heads (RFC 9112 §3).
 
 use super::Version;
+use super::authority::is_authority;
 use super::body::Framing;
-use super::error::HeadError;
+use super::error::{self, HeadError};
 use super::fields::{self, Field, Storage};
 
 /// A request head, as it was received.
@@ -35,7 +36,7 @@ pub enum Target<'b> {
     Absolute {
         /// The host, with an optional port.
         authority: &'b str,
-        /// The path with an optional query. Empty if the URL ends after the authority.
+        /// The path with an optional query. If the URL ends after the authority, it is empty, and `*` for `OPTIONS`.
         path: &'b str,
     },
     /// `*`, of `OPTIONS` only (RFC 9112 §3.2.4).
@@ -50,14 +51,20 @@ impl<'h, 'b> Request<'h, 'b> {
     /// See [`HeadError`]. The connection cannot be used after any of them, since nothing says where the next request
     /// begins.
     pub fn parse(input: &'b [u8], storage: &'h mut Storage<'b>, limit: usize) -> Result<Option<Self>, HeadError> {
+        let input = fields::within(input, limit);
         let mut parsed = httparse::Request::new(&mut []);
-        let httparse::Status::Complete(length) = parsed.parse_with_uninit_headers(input, storage)? else {
-            fields::check_partial(input, limit)?;
-            return Ok(None);
+        let length = match parsed.parse_with_uninit_headers(input, storage) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return fields::check_partial(input, limit).map(|()| None),
+            // What kind of error it is depends on bytes that may not have arrived yet.
+            Err(httparse::Error::Version) => match fields::start_line(input) {
+                Some(line) => {
+                    return Err(error::version(line.splitn(3, |byte| *byte == b' ').nth(2).unwrap_or_default()));
+                }
+                None => return fields::check_partial(input, limit).map(|()| None),
+            },
+            Err(error) => return Err(error.into()),
         };
-        if length > limit {
-            return Err(HeadError::TooLarge);
-        }
         fields::check_line_ends(&input[..length])?;
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(HeadError::StartLine);
@@ -65,14 +72,10 @@ impl<'h, 'b> Request<'h, 'b> {
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
         let fields: &'h [Field<'b>] = parsed.headers;
         let target = Target::parse(method, target)?;
-        check_host(fields, version)?;
+        check_host(fields, version, target)?;
+        check_connection(fields)?;
         let framing = framing(fields, version)?;
-        let persists = match version {
-            Version::Http11 => !fields::lists(fields, "connection", "close"),
-            Version::Http10 => {
-                fields::lists(fields, "connection", "keep-alive") && !fields::lists(fields, "connection", "close")
-            }
-        };
+        let persists = fields::persists(fields, version);
         // HTTP/1.0 clients do not know interim responses.
         let expects_continue = version == Version::Http11
             && framing != Framing::Length(0)
@@ -80,7 +83,8 @@ impl<'h, 'b> Request<'h, 'b> {
         Ok(Some(Self { method, target, version, fields, framing, persists, expects_continue, length }))
     }
 
-    /// The host that the client asked for: the target's, else that of `Host`. `None` for HTTP/1.0 without either.
+    /// The authority that the client asked for: the target's, else that of `Host`, which may be empty. `None` for HTTP/1.0
+    /// without either.
     #[must_use]
     pub fn host(&self) -> Option<&'b [u8]> {
         match self.target {
@@ -113,9 +117,11 @@ impl<'b> Target<'b> {
         }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
-        if authority.is_empty() || !is_host(authority.as_bytes()) {
+        if !is_authority(authority.as_bytes()) {
             return Err(HeadError::Host);
         }
+        // Such a URL asks for `*` (RFC 9112 §3.2.4).
+        let path = if method == "OPTIONS" && path.is_empty() { "*" } else { path };
         Ok(Self::Absolute { authority, path })
     }
 
@@ -132,35 +138,40 @@ impl<'b> Target<'b> {
     /// Whether a slash has to precede [`Target::path_and_query`].
     #[must_use]
     pub fn needs_slash(&self) -> bool {
-        matches!(self, Self::Absolute { path, .. } if !path.starts_with('/'))
+        matches!(self, Self::Absolute { path, .. } if !path.starts_with(['/', '*']))
     }
 }
 
-fn check_host(fields: &[Field<'_>], version: Version) -> Result<(), HeadError> {
+fn check_host(fields: &[Field<'_>], version: Version, target: Target<'_>) -> Result<(), HeadError> {
     let mut hosts = fields::values(fields, "host");
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => Err(HeadError::Hosts),
-        (Some(host), None) if is_host(host) => Ok(()),
+        // RFC 9110 §7.2: empty if the URL has no authority.
+        (Some([]), None) if !matches!(target, Target::Absolute { .. }) => Ok(()),
+        (Some(host), None) if is_authority(host) => Ok(()),
         (Some(_), None) => Err(HeadError::Host),
         (None, None) if version == Version::Http10 => Ok(()),
         (None, None) => Err(HeadError::NoHost),
     }
 }
 
-/// Whether these are the characters of a host with an optional port, or nothing (RFC 3986 §3.2.2).
-fn is_host(host: &[u8]) -> bool {
-    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
+fn check_connection(fields: &[Field<'_>]) -> Result<(), HeadError> {
+    let are_listed = ["host", "content-length", "transfer-encoding"];
+    if are_listed.iter().any(|name| fields::lists(fields, "connection", name)) {
+        return Err(HeadError::Connection);
+    }
+    Ok(())
 }
 
 fn framing(fields: &[Field<'_>], version: Version) -> Result<Framing, HeadError> {
     let length = fields::content_length(fields)?;
-    if !fields::is_chunked(fields)? {
-        return Ok(Framing::Length(length.unwrap_or(0)));
+    if version == Version::Http10 && fields::values(fields, "transfer-encoding").next().is_some() {
+        return Err(HeadError::OldCoding);
     }
-    match (version, length) {
-        (Version::Http10, _) => Err(HeadError::OldCoding),
-        (Version::Http11, Some(_)) => Err(HeadError::TwoLengths),
-        (Version::Http11, None) => Ok(Framing::Chunked),
+    match (fields::is_chunked(fields)?, length) {
+        (true, Some(_)) => Err(HeadError::TwoLengths),
+        (true, None) => Ok(Framing::Chunked),
+        (false, length) => Ok(Framing::Length(length.unwrap_or(0))),
     }
 }
 
@@ -246,6 +257,9 @@ mod tests {
             ("GET", "HTTPS://shop:8080/a?b", absolute("shop:8080", "/a?b"), "/a?b"),
             ("GET", "http://shop?b", absolute("shop", "?b"), "/?b"),
             ("GET", "http://[2001:db8::1]/", absolute("[2001:db8::1]", "/"), "/"),
+            ("OPTIONS", "http://shop", absolute("shop", "*"), "*"),
+            ("OPTIONS", "http://shop/", absolute("shop", "/"), "/"),
+            ("OPTIONS", "http://shop?b", absolute("shop", "?b"), "/?b"),
             ("OPTIONS", "*", Target::Asterisk, "*"),
         ];
         for (method, target, expected, asked) in table {
@@ -269,7 +283,20 @@ mod tests {
             ("GET *", HeadError::Target),
             ("GET ftp://shop/", HeadError::Target),
             ("GET /a#b", HeadError::Target),
+            ("GET mailto:a", HeadError::Target),
+            ("GET http:/a", HeadError::Target),
+            ("GET ://a/", HeadError::Target),
+            ("OPTIONS **", HeadError::Target),
+            ("OPTIONS *?", HeadError::Target),
+            ("options *", HeadError::Target),
             ("GET http:///a", HeadError::Host),
+            ("GET http://", HeadError::Host),
+            ("GET http://?a", HeadError::Host),
+            ("GET http://:80/", HeadError::Host),
+            ("GET http://a,b/", HeadError::Host),
+            ("GET http://a:x/", HeadError::Host),
+            ("GET http://a\\b/", HeadError::Host),
+            ("GET http://[::1/", HeadError::Host),
             ("GET http://user@shop/", HeadError::Host),
             ("CONNECT shop:80", HeadError::Tunnel),
             ("CONNECT /", HeadError::Tunnel),
@@ -282,15 +309,39 @@ mod tests {
     fn requires_exactly_one_host() {
         refuses("GET / HTTP/1.1\r\n\r\n", HeadError::NoHost);
         refuses("GET http://a/ HTTP/1.1\r\n\r\n", HeadError::NoHost);
+        refuses("OPTIONS * HTTP/1.1\r\n\r\n", HeadError::NoHost);
+        refuses("GET http://a/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", HeadError::Hosts);
+        refuses("GET http://a/ HTTP/1.1\r\nHost: a b\r\n\r\n", HeadError::Host);
         refuses("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", HeadError::Hosts);
         refuses("GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", HeadError::Hosts);
-        for host in ["a b", "a/b", "a@b", "a\"", "\u{e9}", "a?b", "a#", "a\\"] {
+        for host in ["a b", "a/b", "a@b", "a\"", "\u{e9}", "a?b", "a#", "a\\", "a,b", "a:b", "[a]", ":80"] {
             refuses(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"), HeadError::Host);
         }
         for (line, host) in [("", None), ("Host:\r\n", Some(&b""[..])), ("HOST: a:80\r\n", Some(b"a:80"))] {
             let head = format!("GET / HTTP/1.0\r\n{line}\r\n");
             parse(head.as_bytes(), |request| assert_eq!(request.unwrap().unwrap().host(), host));
         }
+    }
+
+    #[test]
+    fn allows_an_empty_host_only_without_an_authority() {
+        for (line, host) in [("GET / HTTP/1.1", &b""[..]), ("OPTIONS * HTTP/1.1", b""), ("GET / HTTP/1.0", b"")] {
+            let head = format!("{line}\r\nHost:\r\n\r\n");
+            parse(head.as_bytes(), |request| assert_eq!(request.unwrap().unwrap().host(), Some(host), "{line}"));
+        }
+        refuses("GET http://a/ HTTP/1.1\r\nHost:\r\n\r\n", HeadError::Host);
+        refuses("GET http://a/ HTTP/1.0\r\nHost:\r\n\r\n", HeadError::Host);
+    }
+
+    #[test]
+    fn refuses_connection_options_that_name_host_or_framing() {
+        for option in ["host", "Host", "close, Content-Length", "transfer-encoding", "x ,HOST"] {
+            refuses(&format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {option}\r\n\r\n"), HeadError::Connection);
+        }
+        let lines = "Connection: close\r\nConnection: host";
+        refuses(&format!("GET / HTTP/1.0\r\n{lines}\r\n\r\n"), HeadError::Connection);
+        let input = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: hosts, te, x-host\r\n\r\n";
+        parse(input, |request| assert!(request.unwrap().is_some()));
     }
 
     #[test]
@@ -304,6 +355,14 @@ mod tests {
             ("1.1", "Transfer-Encoding: chunked\r\nContent-Length: 7\r\n", Err(HeadError::TwoLengths)),
             ("1.1", "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n", Err(HeadError::TwoLengths)),
             ("1.0", "Transfer-Encoding: chunked\r\n", Err(HeadError::OldCoding)),
+            ("1.0", "Transfer-Encoding: gzip\r\n", Err(HeadError::OldCoding)),
+            ("1.0", "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n", Err(HeadError::OldCoding)),
+            ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Err(HeadError::TransferEncoding)),
+            ("1.1", "Transfer-Encoding: chunked, gzip\r\n", Err(HeadError::TransferEncoding)),
+            ("1.1", "Transfer-Encoding:\r\n", Err(HeadError::TransferEncoding)),
+            ("1.1", "Content-Length:\r\n", Err(HeadError::ContentLength)),
+            ("1.1", "Content-Length: +7\r\n", Err(HeadError::ContentLength)),
+            ("1.1", "Content-Length: 18446744073709551616\r\n", Err(HeadError::ContentLength)),
             ("1.1", "Transfer-Encoding: gzip\r\n", Err(HeadError::Coding)),
             ("1.1", "Transfer-Encoding: gzip, chunked\r\n", Err(HeadError::Coding)),
             ("1.1", "Content-Length: 7\r\nContent-Length: 7\r\n", Err(HeadError::ContentLength)),
@@ -324,6 +383,7 @@ mod tests {
             ("1.0", "", false),
             ("1.0", "Connection: keep-alive\r\n", true),
             ("1.0", "Connection: keep-alive, close\r\n", false),
+            ("1.1", "Connection: close, keep-alive\r\n", false),
         ];
         for (version, lines, expected) in table {
             let head = format!("GET / HTTP/{version}\r\nHost: a\r\n{lines}\r\n");
@@ -356,9 +416,29 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a\n\r\n", HeadError::LineEnd),
             ("GET / HTTP/1.1\r\nHost: a\r\n\n", HeadError::LineEnd),
             ("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::LineEnd),
+            ("\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::LineEnd),
+            ("GET / HTTP/1.1\rHost: a\r\n\r\n", HeadError::LineEnd),
+            ("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", HeadError::LineEnd),
             ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", HeadError::Version),
+            ("\r\nGET / HTTP/2.0\r\nHost: a\r\n\r\n", HeadError::Version),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", HeadError::Version),
             ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", HeadError::Version),
-            ("GET / http/1.1\r\nHost: a\r\n\r\n", HeadError::Version),
+            ("GET / HTTP/0.9\r\nHost: a\r\n\r\n", HeadError::Version),
+            ("GET / http/1.1\r\nHost: a\r\n\r\n", HeadError::StartLine),
+            ("GET / HTTP/1\r\nHost: a\r\n\r\n", HeadError::StartLine),
+            ("GET / HTTP/2\r\nHost: a\r\n\r\n", HeadError::StartLine),
+            ("GET / HTTP/2.0 x\r\nHost: a\r\n\r\n", HeadError::StartLine),
+            ("GET /  HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::StartLine),
+            ("GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::StartLine),
+            ("GET /\r\n\r\n", HeadError::StartLine),
+            ("GET HTTP/1.1\r\n\r\n", HeadError::StartLine),
+            ("\tGET / HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::StartLine),
+            ("GET / HTTP/1.1\r\n Host: a\r\n\r\n", HeadError::FieldName),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n", HeadError::FieldName),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n\tb\r\n\r\n", HeadError::FieldName),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\x7fb\r\n\r\n", HeadError::FieldValue),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\x0bb\r\n\r\n", HeadError::FieldValue),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n", HeadError::FieldValue),
             ("G@T / HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::StartLine),
             ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::StartLine),
             (" GET / HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::StartLine),
@@ -372,5 +452,18 @@ mod tests {
         for (head, error) in table {
             refuses(head, error);
         }
+    }
+
+    #[test]
+    fn waits_for_the_line_before_it_judges_the_version() {
+        let head = b"GET / HTTP/2.0\r\nHost: a\r\n\r\n";
+        for end in 0..=head.len() {
+            let expected = if end < 16 { Ok(None) } else { Err(HeadError::Version) };
+            parse(&head[..end], |request| assert_eq!(request, expected, "{end}"));
+        }
+        // Nothing beyond the limit is looked at.
+        let long = format!("GET / HTTP/2.{}\r\n", "0".repeat(LIMIT));
+        refuses(&long, HeadError::TooLarge);
+        refuses(&format!("GET / HTTP/1.1\r\nX: {}\r\n \r\n", "y".repeat(LIMIT)), HeadError::TooLarge);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Version;
 use super::body::Framing;
-use super::error::HeadError;
+use super::error::{self, HeadError};
 use super::fields::{self, Field, Storage};
 
 /// A response head, as it was received.
@@ -37,16 +37,23 @@ impl<'h, 'b> Response<'h, 'b> {
         is_head: bool,
         limit: usize,
     ) -> Result<Option<Self>, HeadError> {
+        let input = fields::within(input, limit);
+        // httparse skips empty lines, as servers do before a request (RFC 9112 §2.2). Here they are left from another body.
+        if input.first().is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
+            return Err(HeadError::StartLine);
+        }
         let mut parsed = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
-        let status = config.parse_response_with_uninit_headers(&mut parsed, input, storage)?;
-        let httparse::Status::Complete(length) = status else {
-            fields::check_partial(input, limit)?;
-            return Ok(None);
+        let length = match config.parse_response_with_uninit_headers(&mut parsed, input, storage) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return fields::check_partial(input, limit).map(|()| None),
+            // What kind of error it is depends on bytes that may not have arrived yet.
+            Err(httparse::Error::Version) => match fields::start_line(input) {
+                Some(line) => return Err(error::version(line.split(|byte| *byte == b' ').next().unwrap_or_default())),
+                None => return fields::check_partial(input, limit).map(|()| None),
+            },
+            Err(error) => return Err(error.into()),
         };
-        if length > limit {
-            return Err(HeadError::TooLarge);
-        }
         fields::check_line_ends(&input[..length])?;
         let (Some(status), Some(version)) = (parsed.code, parsed.version) else { return Err(HeadError::StartLine) };
         if status < 100 {
@@ -54,13 +61,10 @@ impl<'h, 'b> Response<'h, 'b> {
         }
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
         let fields: &'h [Field<'b>] = parsed.headers;
-        let (framing, unambiguous) = framing(fields, status, is_head)?;
-        let persists = unambiguous
-            && framing != Framing::UntilClose
-            && match version {
-                Version::Http11 => !fields::lists(fields, "connection", "close"),
-                Version::Http10 => fields::lists(fields, "connection", "keep-alive"),
-            };
+        let framing = framing(fields, status, is_head)?;
+        // HTTP/1.0 has no transfer codings: an intermediary may have passed this one on unread (RFC 9112 §6.1).
+        let is_faulty = version == Version::Http10 && fields::values(fields, "transfer-encoding").next().is_some();
+        let persists = framing != Framing::UntilClose && !is_faulty && fields::persists(fields, version);
         let reason = parsed.reason.unwrap_or_default();
         Ok(Some(Self { status, reason, version, fields, framing, persists, length }))
     }
@@ -72,19 +76,19 @@ impl<'h, 'b> Response<'h, 'b> {
     }
 }
 
-/// The framing (RFC 9112 §6.3), and whether nobody could read it in another way.
-fn framing(fields: &[Field<'_>], status: u16, is_head: bool) -> Result<(Framing, bool), HeadError> {
+/// The framing (RFC 9112 §6.3).
+fn framing(fields: &[Field<'_>], status: u16, is_head: bool) -> Result<Framing, HeadError> {
     if is_head || matches!(status, 100..=199 | 204 | 304) {
         // Whatever the fields say: they are those of the response to GET.
-        return Ok((Framing::Length(0), true));
+        return Ok(Framing::Length(0));
     }
-    let length = fields::content_length(fields)?;
-    Ok(match (fields::is_chunked(fields)?, length) {
-        // The length is ignored, and the connection is not used again (RFC 9112 §6.3).
-        (true, length) => (Framing::Chunked, length.is_none()),
-        (false, Some(length)) => (Framing::Length(length), true),
-        (false, None) => (Framing::UntilClose, true),
-    })
+    match (fields::is_chunked(fields)?, fields::content_length(fields)?) {
+        // It may be an attempt to smuggle a response, and is handled as an error, as in nginx.
+        (true, Some(_)) => Err(HeadError::TwoLengths),
+        (true, None) => Ok(Framing::Chunked),
+        (false, Some(length)) => Ok(Framing::Length(length)),
+        (false, None) => Ok(Framing::UntilClose),
+    }
 }
 
 /// Appends a status line for HTTP/1.1 to a head. `status` is from 100 to 999.
@@ -159,7 +163,10 @@ mod tests {
             (205, "", false, Ok((Framing::UntilClose, false))),
             (303, "", false, Ok((Framing::UntilClose, false))),
             (200, "Transfer-Encoding: chunked\r\n", false, Ok((Framing::Chunked, true))),
-            (200, "Transfer-Encoding: chunked\r\nContent-Length: 7\r\n", false, Ok((Framing::Chunked, false))),
+            (200, "Transfer-Encoding: chunked\r\nContent-Length: 7\r\n", false, Err(HeadError::TwoLengths)),
+            (200, "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n", false, Err(HeadError::TwoLengths)),
+            (200, "Transfer-Encoding: chunked, chunked\r\n", false, Err(HeadError::TransferEncoding)),
+            (200, "Content-Length: 7\r\nConnection: keep-alive, close\r\n", false, Ok((Framing::Length(7), false))),
             (200, "Transfer-Encoding: gzip\r\n", false, Err(HeadError::Coding)),
             (200, "Content-Length: 7\r\nContent-Length: 8\r\n", false, Err(HeadError::ContentLength)),
             (200, "Content-Length: x\r\n", false, Err(HeadError::ContentLength)),
@@ -172,10 +179,27 @@ mod tests {
             });
             assert_eq!(framed, expected, "{head}");
         }
-        for (lines, persists) in [("", false), ("Connection: keep-alive\r\n", true)] {
-            let head = format!("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n{lines}\r\n");
-            parse(head.as_bytes(), false, |response| assert_eq!(response.unwrap().unwrap().persists, persists));
+    }
+
+    #[test]
+    fn closes_the_connection_after_http_1_0_unless_asked_to_keep_it() {
+        let table = [
+            ("Content-Length: 0\r\n", (Framing::Length(0), false)),
+            ("Content-Length: 0\r\nConnection: keep-alive\r\n", (Framing::Length(0), true)),
+            ("Content-Length: 0\r\nConnection: close, keep-alive\r\n", (Framing::Length(0), false)),
+            ("Connection: keep-alive\r\n", (Framing::UntilClose, false)),
+            ("Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n", (Framing::Chunked, false)),
+        ];
+        for (lines, expected) in table {
+            let head = format!("HTTP/1.0 200 OK\r\n{lines}\r\n");
+            parse(head.as_bytes(), false, |response| {
+                let response = response.unwrap().unwrap();
+                assert_eq!((response.framing, response.persists), expected, "{lines}");
+            });
         }
+        // Even where it is no part of the framing.
+        let head = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n";
+        parse(head, true, |response| assert!(!response.unwrap().unwrap().persists));
     }
 
     #[test]
@@ -194,8 +218,19 @@ mod tests {
             ("HTTP/1.1 099 X\r\n\r\n", HeadError::Status),
             ("HTTP/1.1 20 X\r\n\r\n", HeadError::Status),
             ("HTTP/1.1 abc X\r\n\r\n", HeadError::Status),
-            ("HTTP/2 200 OK\r\n\r\n", HeadError::Version),
-            ("nonsense\r\n\r\n", HeadError::Version),
+            ("HTTP/1.1 2000 X\r\n\r\n", HeadError::Status),
+            ("HTTP/1.1  200 X\r\n\r\n", HeadError::Status),
+            ("HTTP/1.1 200 a\rb\r\n\r\n", HeadError::Status),
+            ("HTTP/1.1 200 a\x7f\r\n\r\n", HeadError::Status),
+            ("HTTP/1.2 200 OK\r\n\r\n", HeadError::Version),
+            ("HTTP/2.0 200 OK\r\n\r\n", HeadError::Version),
+            ("HTTP/2 200 OK\r\n\r\n", HeadError::StartLine),
+            ("HTTP/1.1\r\n\r\n", HeadError::StartLine),
+            ("HTTP/1.10 200 OK\r\n\r\n", HeadError::StartLine),
+            ("nonsense\r\n\r\n", HeadError::StartLine),
+            ("\r\nHTTP/1.1 200 OK\r\n\r\n", HeadError::StartLine),
+            ("\nHTTP/1.1 200 OK\r\n\r\n", HeadError::StartLine),
+            (" HTTP/1.1 200 OK\r\n\r\n", HeadError::StartLine),
             ("HTTP/1.1 200 OK\n\r\n", HeadError::LineEnd),
             ("HTTP/1.1 200 OK\r\nX : y\r\n\r\n", HeadError::FieldName),
             ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", HeadError::FieldName),
