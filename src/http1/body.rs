@@ -7,6 +7,8 @@ use super::fields::{self, Field};
 
 /// All chunk extensions of a body may take this many bytes (RFC 9112 §7.1.1 asks for a limit).
 pub const EXTENSIONS: usize = 16 * 1024;
+/// A chunk size may have this many digits, with leading zeros. More would exceed 64 bits.
+const SIZE_DIGITS: u8 = 16;
 /// The trailer section of a body may take this many bytes.
 pub const TRAILERS: usize = 16 * 1024;
 /// A trailer section may have this many fields.
@@ -45,10 +47,10 @@ enum State {
 enum Chunk {
     /// Before the first digit of a size.
     Start,
-    /// Within a size.
-    Size(u64),
-    /// After a size, in white space or an extension.
-    Extension(u64),
+    /// Within a size, after this many digits of it.
+    Size(u64, u8),
+    /// After a size, at this place of its extensions.
+    Extension(u64, Extension),
     /// After the CR that ends the line with a size.
     SizeEnd(u64),
     /// So many bytes of the chunk are left.
@@ -57,6 +59,58 @@ enum Chunk {
     DataEnd,
     /// Before the LF that follows a chunk.
     DataLineFeed,
+}
+
+/// Where in the extensions of a chunk the decoder is (RFC 9112 §7.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extension {
+    /// In white space after the size. It may end the line: servers have padded sizes so.
+    Padding,
+    /// After a semicolon, before a name.
+    Start,
+    /// Within a name.
+    Name,
+    /// In white space after a name.
+    NameEnd,
+    /// After the equals sign, before a value.
+    Equals,
+    /// Within a value that is a token.
+    Value,
+    /// Within a quoted string.
+    Quoted,
+    /// After a backslash in a quoted string.
+    Escaped,
+    /// After a quoted string.
+    QuotedEnd,
+    /// In white space after a value.
+    ValueEnd,
+}
+
+impl Extension {
+    /// Whether the line may end here.
+    fn may_end(self) -> bool {
+        matches!(self, Self::Padding | Self::Name | Self::Value | Self::QuotedEnd)
+    }
+
+    /// Where the next byte leads. `None` if it breaks the grammar.
+    fn next(self, byte: u8) -> Option<Self> {
+        Some(match (self, byte) {
+            (Self::Quoted, b'"') => Self::QuotedEnd,
+            (Self::Quoted, b'\\') => Self::Escaped,
+            (Self::Quoted | Self::Escaped, b'\t' | b' '..=b'~' | 0x80..) => Self::Quoted,
+            (Self::Quoted | Self::Escaped, _) => return None,
+            (Self::Padding | Self::Start | Self::NameEnd | Self::Equals | Self::ValueEnd, b' ' | b'\t') => self,
+            (Self::Name, b' ' | b'\t') => Self::NameEnd,
+            (Self::Value | Self::QuotedEnd, b' ' | b'\t') => Self::ValueEnd,
+            (Self::Start | Self::Equals, b';') => return None,
+            (_, b';') => Self::Start,
+            (Self::Name | Self::NameEnd, b'=') => Self::Equals,
+            (Self::Equals, b'"') => Self::Quoted,
+            (Self::Start | Self::Name, byte) if is_token_byte(byte) => Self::Name,
+            (Self::Equals | Self::Value, byte) if is_token_byte(byte) => Self::Value,
+            _ => return None,
+        })
+    }
 }
 
 /// What the decoder found.
@@ -130,20 +184,21 @@ impl Decoder {
             }
             consumed += 1;
             *at = match (*at, byte) {
-                (Chunk::Start, _) => Chunk::Size(digit(byte).ok_or(BodyError::ChunkSize)?),
-                (Chunk::Size(size), b'\r') | (Chunk::Extension(size), b'\r') => Chunk::SizeEnd(size),
-                (Chunk::Size(size), b' ' | b'\t' | b';') => {
+                (Chunk::Start, _) => Chunk::Size(digit(byte).ok_or(BodyError::ChunkSize)?, 1),
+                (Chunk::Size(size, _), b'\r') => Chunk::SizeEnd(size),
+                (Chunk::Size(size, _), b' ' | b'\t' | b';') => {
                     *extensions += 1;
-                    Chunk::Extension(size)
+                    let place = if byte == b';' { Extension::Start } else { Extension::Padding };
+                    Chunk::Extension(size, place)
                 }
-                (Chunk::Size(size), _) => {
-                    let digit = digit(byte).ok_or(BodyError::ChunkSize)?;
-                    Chunk::Size(size.checked_mul(16).ok_or(BodyError::ChunkSize)? | digit)
+                (Chunk::Size(_, SIZE_DIGITS), _) => return Err(BodyError::ChunkSize),
+                (Chunk::Size(size, digits), _) => {
+                    Chunk::Size(size << 4 | digit(byte).ok_or(BodyError::ChunkSize)?, digits + 1)
                 }
-                (Chunk::Extension(_), 0..=8 | 10..=31 | 127) => return Err(BodyError::Extension),
-                (Chunk::Extension(size), _) => {
+                (Chunk::Extension(size, place), b'\r') if place.may_end() => Chunk::SizeEnd(size),
+                (Chunk::Extension(size, place), _) => {
                     *extensions += 1;
-                    Chunk::Extension(size)
+                    Chunk::Extension(size, place.next(byte).ok_or(BodyError::Extension)?)
                 }
                 (Chunk::SizeEnd(0), b'\n') => {
                     self.0 = State::Trailers;
@@ -180,7 +235,7 @@ impl Decoder {
                 Ok((length, Piece::Trailers(section)))
             }
             None if input.len() < TRAILERS => Ok((0, Piece::More)),
-            _ => Err(BodyError::Trailers),
+            _ => Err(BodyError::TrailersTooLarge),
         }
     }
 }
@@ -194,15 +249,21 @@ fn digit(byte: u8) -> Option<u64> {
     char::from(byte).to_digit(16).map(u64::from)
 }
 
+/// Whether a token may contain this byte (RFC 9110 §5.6.2).
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Parses a trailer section that [`Piece::Trailers`] has found.
 ///
 /// # Errors
 ///
-/// [`BodyError::Trailers`]: a line is not a field, or there are more than `room` holds.
+/// [`BodyError::Trailers`]: a line is not a field. [`BodyError::TrailersTooLarge`]: there are more than `room` holds.
 pub fn parse_trailers<'h, 'b>(section: &'b [u8], room: &'h mut [Field<'b>]) -> Result<&'h [Field<'b>], BodyError> {
     fields::check_line_ends(section).map_err(|_| BodyError::Trailers)?;
     match httparse::parse_headers(section, room) {
         Ok(httparse::Status::Complete((length, trailers))) if length == section.len() => Ok(trailers),
+        Err(httparse::Error::TooManyHeaders) => Err(BodyError::TrailersTooLarge),
         _ => Err(BodyError::Trailers),
     }
 }
@@ -300,7 +361,7 @@ mod tests {
 
     #[test]
     fn refuses_malformed_chunks() {
-        use BodyError::{ChunkEnd, ChunkSize, Extension, Trailers};
+        use BodyError::{ChunkEnd, ChunkSize, Trailers};
         let table = [
             ("\r\n", ChunkSize),
             ("x\r\n", ChunkSize),
@@ -313,9 +374,10 @@ mod tests {
             ("1\n", ChunkSize),
             ("1\rx", ChunkSize),
             ("10000000000000000\r\n", ChunkSize),
-            ("1;a\nb\r\n", Extension),
-            ("1;a\0\r\n", Extension),
-            ("1;\x7f\r\n", Extension),
+            ("00000000000000001\r\n", ChunkSize),
+            ("1_0\r\n", ChunkSize),
+            ("1\r\r\n", ChunkSize),
+            ("1\r\na\r\n\r\n", ChunkSize),
             ("1\r\nab", ChunkEnd),
             ("1\r\na\n", ChunkEnd),
             ("1\r\na\rb", ChunkEnd),
@@ -326,8 +388,85 @@ mod tests {
         for (input, error) in table {
             assert_eq!(decode(Framing::Chunked, input.as_bytes()), Err(error), "{input:?}");
         }
+        let mut padded = Decoder::new(Framing::Chunked);
+        assert_eq!(padded.decode(b"0000000000000001\r\na"), Ok((19, Piece::Data(b"a"))));
         let mut largest = Decoder::new(Framing::Chunked);
         assert_eq!(largest.decode(b"ffffffffffffffff\r\n"), Ok((18, Piece::More)));
+    }
+
+    #[test]
+    fn checks_the_grammar_of_extensions() {
+        for line in [
+            "1",
+            "1 ",
+            "1\t \t",
+            "1;a",
+            "1 ; a",
+            "1;a=b",
+            "1;a = b",
+            "1 \t;\ta\t=\tb",
+            "1;a;b",
+            "1;a ;b=c ; d",
+            "1;a=\"\"",
+            "1;a=\" ;=\t\"",
+            "1;a=\"\\\"\\\\\"",
+            "1;a=\"\u{e9}\\\u{e9}\";b",
+            "1;a=\"b\" ; c",
+            "1;!#$%&'*+-.^_`|~=A0",
+        ] {
+            let input = format!("{line}\r\nx\r\n0;a\r\n\r\n");
+            assert_eq!(
+                decode(Framing::Chunked, input.as_bytes()),
+                Ok((b"x".to_vec(), Vec::new(), Some(0))),
+                "{line:?}"
+            );
+        }
+        for line in [
+            "1 x",
+            "1 x;a=b",
+            "1\tx;a",
+            "1 =b",
+            "1 \"",
+            "1;",
+            "1; ",
+            "1;;a",
+            "1;=b",
+            "1;\"a\"",
+            "1;a=",
+            "1;a= ",
+            "1;a=;b",
+            "1;a==b",
+            "1;a b",
+            "1;a=b c",
+            "1;a=b=c",
+            "1;a ",
+            "1;a=b ",
+            "1;a=\"b\" ",
+            "1;a=\"b",
+            "1;a=\"b\\",
+            "1;a=\"b\"c",
+            "1;a=\"b\"=",
+            "1;a=b\"",
+            "1;a,b",
+            "1;a@b",
+            "1;\u{e9}",
+            "1;a=\u{e9}",
+            "1;a\nb",
+            "1;a=b\n",
+            "1;\n",
+            "1 \n",
+            "1;a=\"\n\"",
+            "1;a=\"\\\n\"",
+            "1;a=\"\r\"",
+            "1;a\0",
+            "1;\x7f",
+            "1;a=\"\x7f\"",
+            "1;a=\"\x1f\"",
+            "1;a=\"\\\0\"",
+        ] {
+            let input = format!("{line}\r\nx\r\n0\r\n\r\n");
+            assert_eq!(decode(Framing::Chunked, input.as_bytes()), Err(BodyError::Extension), "{line:?}");
+        }
     }
 
     #[test]
@@ -340,14 +479,14 @@ mod tests {
         let section = |length: usize| format!("0\r\nX: {}\r\n\r\n", "y".repeat(length - 7));
         assert!(decode(Framing::Chunked, section(TRAILERS).as_bytes()).is_ok());
         let long = section(TRAILERS + 1);
-        assert_eq!(decode(Framing::Chunked, long.as_bytes()), Err(BodyError::Trailers));
+        assert_eq!(decode(Framing::Chunked, long.as_bytes()), Err(BodyError::TrailersTooLarge));
         // 3 bytes before the section; without its end it waits for one byte less than the limit.
         let partial = &long.as_bytes()[..TRAILERS + 2];
         assert!(decode(Framing::Chunked, partial).is_ok_and(|(_, _, left)| left.is_none()));
-        assert_eq!(decode(Framing::Chunked, &long.as_bytes()[..TRAILERS + 3]), Err(BodyError::Trailers));
+        assert_eq!(decode(Framing::Chunked, &long.as_bytes()[..TRAILERS + 3]), Err(BodyError::TrailersTooLarge));
         let fields = |count: usize| format!("0\r\n{}\r\n", "X: y\r\n".repeat(count));
         assert!(decode(Framing::Chunked, fields(TRAILER_FIELDS).as_bytes()).is_ok());
-        assert_eq!(decode(Framing::Chunked, fields(TRAILER_FIELDS + 1).as_bytes()), Err(BodyError::Trailers));
+        assert_eq!(decode(Framing::Chunked, fields(TRAILER_FIELDS + 1).as_bytes()), Err(BodyError::TrailersTooLarge));
     }
 
     #[test]
