@@ -22,6 +22,8 @@ pub mod response;
 #[cfg(test)]
 mod checker;
 #[cfg(test)]
+mod generated;
+#[cfg(test)]
 mod properties;
 
 /// A version of HTTP that has this message syntax.
