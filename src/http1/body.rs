@@ -98,7 +98,6 @@ impl Extension {
             (Self::Quoted, b'"') => Self::QuotedEnd,
             (Self::Quoted, b'\\') => Self::Escaped,
             (Self::Quoted | Self::Escaped, b'\t' | b' '..=b'~' | 0x80..) => Self::Quoted,
-            (Self::Quoted | Self::Escaped, _) => return None,
             (Self::Padding | Self::Start | Self::NameEnd | Self::Equals | Self::ValueEnd, b' ' | b'\t') => self,
             (Self::Name, b' ' | b'\t') => Self::NameEnd,
             (Self::Value | Self::QuotedEnd, b' ' | b'\t') => Self::ValueEnd,
@@ -193,7 +192,7 @@ impl Decoder {
                 }
                 (Chunk::Size(_, SIZE_DIGITS), _) => return Err(BodyError::ChunkSize),
                 (Chunk::Size(size, digits), _) => {
-                    Chunk::Size(size << 4 | digit(byte).ok_or(BodyError::ChunkSize)?, digits + 1)
+                    Chunk::Size(size * 16 + digit(byte).ok_or(BodyError::ChunkSize)?, digits + 1)
                 }
                 (Chunk::Extension(size, place), b'\r') if place.may_end() => Chunk::SizeEnd(size),
                 (Chunk::Extension(size, place), _) => {
@@ -338,6 +337,7 @@ mod tests {
             ("3\r\nabc\r\n0\r\n\r\nGET", "abc", "", Some(3)),
             ("3\r\nabc\r\n00a\r\n0123456789\r\n0\r\n\r\n", "abc0123456789", "", Some(0)),
             ("A\r\n0123456789\r\n0\r\n\r\n", "0123456789", "", Some(0)),
+            ("12\r\n0123456789abcdefgh\r\n0\r\n\r\n", "0123456789abcdefgh", "", Some(0)),
             ("3;name=value\r\nabc\r\n0;x\r\n\r\n", "abc", "", Some(0)),
             ("3 ; a=\"b c\"\r\nabc\r\n0\t\r\n\r\n", "abc", "", Some(0)),
             ("3\r\n\r\n0\r\n0\r\n\r\n", "\r\n0", "", Some(0)),
@@ -471,6 +471,7 @@ mod tests {
 
     #[test]
     fn limits_extensions_and_trailers() {
+        assert_eq!((EXTENSIONS, TRAILERS), (16_384, 16_384));
         let extended = |length: usize| format!("1;{}\r\na\r\n0\r\n\r\n", "x".repeat(length - 1));
         assert!(decode(Framing::Chunked, extended(EXTENSIONS).as_bytes()).is_ok());
         assert_eq!(decode(Framing::Chunked, extended(EXTENSIONS + 1).as_bytes()), Err(BodyError::Extensions));
@@ -487,6 +488,18 @@ mod tests {
         let fields = |count: usize| format!("0\r\n{}\r\n", "X: y\r\n".repeat(count));
         assert!(decode(Framing::Chunked, fields(TRAILER_FIELDS).as_bytes()).is_ok());
         assert_eq!(decode(Framing::Chunked, fields(TRAILER_FIELDS + 1).as_bytes()), Err(BodyError::TrailersTooLarge));
+    }
+
+    #[test]
+    fn parses_a_whole_trailer_section() {
+        let parse = |section: &[u8]| {
+            let mut room = [httparse::EMPTY_HEADER; 2];
+            parse_trailers(section, &mut room).map(<[_]>::len)
+        };
+        assert_eq!(parse(b"A: b\r\nC:\r\n\r\n"), Ok(2));
+        assert_eq!(parse(b"A: b\r\n"), Err(BodyError::Trailers));
+        assert_eq!(parse(b"A: b\r\n\r\nC: d\r\n"), Err(BodyError::Trailers));
+        assert_eq!(parse(b"A: b\r\nC:\r\nE:\r\n\r\n"), Err(BodyError::TrailersTooLarge));
     }
 
     #[test]
