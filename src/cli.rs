@@ -10,11 +10,11 @@ use clap_complete::Shell;
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use crate::gate::page::brand::Accent;
 use crate::gate::policy::network::{Network, NetworkError};
 use crate::gate::policy::{AllowedMethod, AllowedPath};
-use crate::gate::upstream::Upstream;
 use crate::log;
+use crate::page::brand::Accent;
+use crate::upstream::Upstream;
 
 /// Maintenance mode as a sidecar: a file that takes an application out of service, and says why.
 #[derive(Debug, Parser)]
@@ -61,7 +61,7 @@ pub struct Common {
     #[arg(long, global = true, env = "PITSTOP_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "[::]:9503")]
     pub admin_listen: SocketAddr,
 
-    /// What is logged: off, error, warn, info, debug, trace, or a list such as `info,hyper=debug`
+    /// What is logged: off, error, warn, info, debug, trace, or a list such as `info,h2=debug`
     #[arg(long, global = true, env = "PITSTOP_LOG", value_name = "LEVEL", default_value = "info", value_parser = levels)]
     pub log: Targets,
 
@@ -158,6 +158,11 @@ pub struct Serve {
     /// has waited longest for a request makes room. Fewer where file descriptors or the container's memory allow no more
     #[arg(long, env = "PITSTOP_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 10_000, value_parser = number)]
     pub max_connections: usize,
+
+    /// The memory that connections, streams and their buffers may use together with the program, such as 64Mi. It limits their
+    /// numbers. The default is the memory limit of the container, if it has one
+    #[arg(long, env = "PITSTOP_MEMORY_LIMIT", value_name = "BYTES", value_parser = memory)]
+    pub memory_limit: Option<u64>,
 
     /// What is let through in maintenance, or waits.
     #[command(flatten)]
@@ -391,9 +396,8 @@ pub struct Completions {
 
 /// A level, or a list of them. Left alone, [`Targets`] takes a level that is misspelt for a target, and shows nothing.
 fn levels(text: &str) -> Result<Targets, String> {
-    let help = || {
-        format!("{text:?} is not a level: write off, error, warn, info, debug, trace, or a list like info,hyper=debug")
-    };
+    let help =
+        || format!("{text:?} is not a level: write off, error, warn, info, debug, trace, or a list like info,h2=debug");
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     let sound = |part: &&str| {
         let level = part.split_once('=').map_or(*part, |(_, level)| level);
@@ -453,6 +457,19 @@ fn trusted_proxy(text: &str) -> Result<Network, String> {
     }
 }
 
+/// A number of bytes, with a unit as Kubernetes has it.
+fn memory(text: &str) -> Result<u64, String> {
+    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
+    let (number, shift) = units
+        .into_iter()
+        .find_map(|(unit, shift)| text.strip_suffix(unit).map(|number| (number, shift)))
+        .unwrap_or((text, 0));
+    let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(1 << shift));
+    bytes
+        .filter(|bytes| *bytes >= 16 << 20)
+        .ok_or_else(|| "it must be a number of bytes such as 33554432 or 32Mi, and at least 16Mi".to_owned())
+}
+
 fn number(text: &str) -> Result<usize, String> {
     let most = usize::try_from(u32::MAX).unwrap_or(usize::MAX).min(tokio::sync::Semaphore::MAX_PERMITS);
     text.parse()
@@ -465,6 +482,18 @@ fn number(text: &str) -> Result<usize, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn memory_is_a_number_of_bytes() {
+        for (text, bytes) in [("16777216", 16 << 20), ("32Mi", 32 << 20), ("16384Ki", 16 << 20), ("1Gi", 1 << 30)] {
+            assert_eq!(memory(text), Ok(bytes), "{text}");
+        }
+        for text in
+            ["", "Mi", "16777215", "15Mi", "-1Gi", "32 Mi", "32MB", "1.5Gi", "99999999999999999999", "17179869184Gi"]
+        {
+            assert!(memory(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_sound() {
@@ -485,9 +514,7 @@ mod tests {
 
     #[test]
     fn levels_of_the_log() {
-        for text in
-            ["off", "error", "warn", "info", "debug", "trace", "INFO", "warn,pitstop=debug", "info, hyper=debug"]
-        {
+        for text in ["off", "error", "warn", "info", "debug", "trace", "INFO", "warn,pitstop=debug", "info, h2=debug"] {
             assert!(levels(text).is_ok(), "{text}");
         }
         for text in ["", ",", "loud", "inf", "info,", "info,hyper", "info=loud", "hyper="] {

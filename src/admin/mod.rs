@@ -3,3 +3,4 @@
 pub mod client;
 pub mod health;
 pub mod routes;
+pub mod service;

@@ -10,8 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::routing::any;
-use hyper_util::service::TowerToHyperService;
-use prometheus::{IntCounter, Registry};
+use prometheus::Registry;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
@@ -20,23 +19,27 @@ use tracing::{info, warn};
 
 use super::{Failure, maintenance_files, runtime};
 use crate::admin::routes::{Admin, router};
+use crate::admin::service::AdminService;
 use crate::cli::{self, Common, HOLD_LIMIT, Serve};
 use crate::gate::admission::Policies;
-use crate::gate::cut_off::cut_after;
+use crate::gate::drain::abort_after;
 use crate::gate::forward_auth::{self, ForwardAuth};
-use crate::gate::page::files::{self, Sources};
+use crate::gate::hold::HoldSlots;
 use crate::gate::policy::Policy;
 use crate::gate::policy::bypass::Bypass;
-use crate::gate::policy::hold::Places;
-use crate::gate::upstream::{HEADER_LINES, Upstream};
-use crate::gate::{Forward, Gate};
-use crate::listener::{Cuts, Limits, Listener};
+use crate::gate::{Admitting, Gate};
 use crate::maintenance::one_line;
 use crate::maintenance::state::Mode;
 use crate::maintenance::watch::{self as lookout, Role};
 use crate::memory;
 use crate::metrics::{Metrics, Requests};
+use crate::page::Renderer;
+use crate::page::files::{self, Sources};
+use crate::proxy::Proxy;
+use crate::proxy::tracker::Aborts;
+use crate::server::{Limits, Listener};
 use crate::shutdown::{Phase, Signals, Stop};
+use crate::upstream::Upstream;
 
 /// The first answer should be the right one. Where looking takes longer than this, the first answer is that it does.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
@@ -60,34 +63,40 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     // First, since as process 1 nothing else would end us.
     let signals = runtime.block_on(async { Signals::catch() })?;
     let (limits, too_few) = limits(serve);
-    let admin_limits = Limits { connections: ADMIN_CONNECTIONS, header_lines: None, ..limits };
-    let admin = Listener::bind("--admin-listen", common.admin_listen, admin_limits)?;
-    let traffic = Listener::bind("--listen", serve.listen, limits)?;
-    let (state, looks) = lookout::start(&files, serve.poll, Role::Open)?;
     let metrics = Metrics::register(Registry::new())?;
+    let admin_limits = Limits { connections: ADMIN_CONNECTIONS, ..limits };
+    let admin = Listener::bind("--admin-listen", common.admin_listen, admin_limits, metrics.evictions("admin"))?;
+    let traffic = Listener::bind("--listen", serve.listen, limits, metrics.evictions("traffic"))?;
+    let (state, looks) = lookout::start(&files, serve.poll, Role::Open)?;
     let (phase, stop) = watch::channel(Phase::Running);
     let stop = Stop::new(stop);
-    let forward = match serve.upstream.clone() {
+    let aborts = Aborts::new(traffic.slots().clone());
+    let forwarding = match serve.upstream.clone() {
         None => None,
         Some(upstream) => {
             let requests = metrics.forwarding()?;
-            Some(Forward {
-                upstream,
-                places: Arc::new(Semaphore::new(limits.connections)),
-                idle_timeout: limits.idle_timeout,
-                timeout: serve.upstream_timeout,
-                policies: policies(serve, &requests, &stop)?,
-                requests,
-            })
+            let policies = policies(serve, &requests, &stop)?;
+            let admitting =
+                Admitting { state: state.clone(), requests: Arc::new(requests), policies, aborts: aborts.clone() };
+            // All threads together open as many connections to the application as clients may have.
+            Some((upstream, Arc::new(Semaphore::new(limits.connections)), admitting))
         }
     };
     let design = files::reload(sources(serve), serve.poll)?;
-    let in_flight = forward.as_ref().map(|forward| forward.requests.in_flight.clone());
-    let held = forward.as_ref().map(|forward| forward.requests.held.clone());
-    let gate_for = |forward| Gate::new(state.clone(), design.clone(), serve.retry_after, metrics.refused(), forward);
-    let forward_auth = ForwardAuth::new(state.clone(), gate_for(None));
-    let gate = || gate_for(forward.clone());
+    let renderer = |forwards: bool| Renderer::new(state.clone(), design.clone(), serve.retry_after, forwards);
+    let gate = || match forwarding.clone() {
+        None => Gate::new(renderer(false), metrics.refused()),
+        Some((upstream, permits, admitting)) => {
+            let timeouts = (limits.idle_timeout, serve.upstream_timeout);
+            let proxy = Proxy::new(upstream, permits, timeouts, admitting.requests.clone());
+            Gate::forwarding(renderer(true), metrics.refused(), proxy, admitting)
+        }
+    };
+    let forward_auth = ForwardAuth::new(state.clone(), Arc::new(renderer(false)), metrics.refused());
     let gates: Vec<_> = (0..serve.threads.get()).map(|_| gate()).collect();
+    let requests = forwarding.map(|(_, _, admitting)| admitting.requests);
+    let in_flight = requests.as_ref().map(|requests| requests.in_flight.clone());
+    let held = requests.as_ref().map(|requests| requests.held.clone());
 
     runtime.block_on(async {
         let mut first = state.clone();
@@ -98,21 +107,18 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
             warn!("only {connections} connections are accepted at once: {scarce} does not allow more");
         }
 
-        let cuts = Cuts::default();
         if let Some(in_flight) = in_flight.clone() {
-            tokio::spawn(cut_after(state.clone(), in_flight, serve.drain_timeout, cuts.clone()));
+            tokio::spawn(abort_after(state.clone(), in_flight, serve.drain_timeout, aborts));
         }
         let mut traffic_served = JoinSet::new();
         for gate in gates {
-            let evictions = metrics.evictions("traffic");
-            traffic_served.spawn(serve_traffic(traffic.try_clone()?, gate, cuts.clone(), evictions, stop.clone())?);
+            traffic_served.spawn(serve_traffic(traffic.try_clone()?, gate, stop.clone())?);
         }
         drop(traffic);
-        let forward_auth = any(async move |request: Request| forward_auth.answer(request).map(Body::new));
-        let evictions = metrics.evictions("admin");
+        let forward_auth = any(async move |request: Request| forward_auth.answer(&request).map(Body::from));
         let routes = router(Admin { state, looks, stop: stop.clone(), metrics, in_flight, held })
             .route(forward_auth::PATH, forward_auth);
-        let admin_served = admin.serve::<_, Body>(TowerToHyperService::new(routes), Cuts::default(), evictions, stop);
+        let admin_served = admin.serve(AdminService::new(routes), stop);
         let traffic_served = async {
             while let Some(served) = traffic_served.join_next().await {
                 served??;
@@ -124,19 +130,13 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     })
 }
 
-/// Serves traffic in a thread of its own, so that probes are answered in time whatever goes on there.
-fn serve_traffic(
-    traffic: Listener,
-    gate: Gate,
-    cuts: Cuts,
-    evictions: IntCounter,
-    stop: Stop,
-) -> io::Result<impl Future<Output = io::Result<()>>> {
+/// Serves traffic in a thread of its own, so that probes are answered in time whatever happens there.
+fn serve_traffic(traffic: Listener, gate: Gate, stop: Stop) -> io::Result<impl Future<Output = io::Result<()>>> {
     let (report, served) = oneshot::channel();
     thread::Builder::new().name("traffic".to_owned()).spawn(move || {
         let served = runtime().and_then(|runtime| {
             runtime.block_on(async {
-                traffic.serve(gate.clone(), cuts, evictions, stop).await?;
+                traffic.serve(gate.clone(), stop).await?;
                 gate.finished().await;
                 Ok(())
             })
@@ -167,9 +167,9 @@ fn policies(serve: &Serve, requests: &Requests, stop: &Stop) -> Result<Option<Po
     let bypass = bypass_token_file.map(|file| Bypass::open(file, serve.poll)).transpose()?;
     let hold = hold.unwrap_or_default();
     let policy = Policy { methods: allow_method, paths: allow_path, clients: allow_from, proxies: trusted_proxy, hold };
-    let places = Places::new(hold_limit.unwrap_or(HOLD_LIMIT), requests.held.clone());
+    let slots = HoldSlots::new(hold_limit.unwrap_or(HOLD_LIMIT), requests.held.clone());
     let any = bypass.is_some() || policy != Policy::default();
-    Ok(any.then(|| Policies { policy, places, bypass, stop: stop.clone() }))
+    Ok(any.then(|| Policies { policy, slots, bypass, stop: stop.clone() }))
 }
 
 /// What the page is made from.
@@ -197,7 +197,7 @@ async fn until_stopped<T>(
         Err(again) => Ok(again.exit_code()),
         Ok(drained) => {
             if drained.is_err() {
-                warn!("requests still run after {:?}: they are cut", serve.drain_timeout);
+                warn!("requests still run after {:?}: they are aborted", serve.drain_timeout);
             }
             info!("stopped");
             Ok(ExitCode::SUCCESS)
@@ -210,18 +210,18 @@ async fn until_stopped<T>(
 fn limits(serve: &Serve) -> (Limits, Option<&'static str>) {
     let forwards = serve.upstream.is_some();
     let files = connections_by_files(serve.max_connections, forwards);
-    let (connections, streams) = match memory::limit() {
+    let memory = serve.memory_limit.into_iter().chain(memory::limit()).min();
+    let (connections, streams) = match memory {
         Some(limit) => within_memory(limit, serve.max_header_size, forwards),
         None => (usize::MAX, usize::MAX),
     };
     let scarce = if connections < files {
-        Some("the container's memory limit")
+        Some("the memory limit (--memory-limit, or the container's)")
     } else {
         (files < serve.max_connections).then_some("the limit on open files (ulimit -n)")
     };
     let limits = Limits {
         header_size: serve.max_header_size,
-        header_lines: serve.upstream.as_ref().map(|_| HEADER_LINES),
         header_timeout: serve.header_timeout,
         idle_timeout: serve.idle_timeout,
         connections: connections.min(files),

@@ -1,78 +1,102 @@
-//! Letting requests in: all while maintenance mode is off, and in maintenance those that a policy is about.
+//! Turns a verdict into what the request needs: a tracker, or a time to wait.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::Request;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
-use super::Forwarding;
+use super::hold::HoldSlots;
 use super::policy::Policy;
 use super::policy::bypass::Bypass;
-use super::policy::hold::Places;
-use super::proxy::pass::Pass;
-use super::upstream::InFlight;
-use super::verdict::{Moment, Verdict, verdict};
-use crate::listener::RequestBody;
+use super::verdict::{Known, Moment, Verdict, verdict};
 use crate::maintenance::state::{Mode, State};
+use crate::metrics::Requests;
+use crate::proxy::tracker::{Aborts, RequestTracker};
+use crate::server::head::Head;
 use crate::shutdown::{Phase, Stop};
+use crate::upstream::InFlight;
 
-/// What an operator lets through, or lets wait, and what it takes to do so.
+/// What an operator lets through or holds, and what that takes.
 #[derive(Clone, Debug)]
 pub struct Policies {
     /// Which requests.
     pub policy: Policy,
-    /// Where they wait.
-    pub places: Places,
-    /// Who has its token is let through.
+    /// For requests that wait.
+    pub slots: HoldSlots,
+    /// Requests with its token are let through.
     pub bypass: Option<Arc<Bypass>>,
-    /// When the process is about to end nobody waits any more.
+    /// No request waits when the process is about to end.
     pub stop: Stop,
 }
 
 /// Whether a request is let in.
+#[derive(Debug)]
 pub(super) enum Admission {
     /// It is, with this.
-    Granted(InFlight, Pass),
+    Granted(RequestTracker),
     /// It may wait for maintenance to end, until then.
     Held(Instant),
     /// It is not.
     Refused,
+    /// It is for a path of the gate's own.
+    Visit,
 }
 
-impl Policies {
-    fn verdict(&self, state: &State, request: &Request<RequestBody>) -> Verdict {
-        let moment = Moment {
-            mode: state.mode(),
-            since: state.began().map(|began| began.elapsed()),
-            stops: self.stop.phase() > Phase::Running,
-        };
-        let bypasses = self.bypass.as_ref().is_some_and(|bypass| bypass.admits(request.headers(), Timestamp::now()));
-        verdict(moment, request, request.body().client(), bypasses, &self.policy)
-    }
+/// What it takes to let requests in.
+#[derive(Debug)]
+pub(super) struct Admitter {
+    pub(super) state: watch::Receiver<State>,
+    pub(super) requests: Arc<Requests>,
+    pub(super) policies: Option<Policies>,
+    pub(super) aborts: Aborts,
 }
 
-impl Forwarding {
-    /// Judges a request. The permits are those of the very state that lets it in: whoever waits for them knows of it. And
-    /// whoever cuts cuts it, too, since the state cannot change meanwhile.
-    pub(super) fn admit(&self, request: &Request<RequestBody>) -> Admission {
+impl Admitter {
+    /// Judges a request. The permits are those of the very state that lets it in, so that whoever waits for them knows of it. An
+    /// abort includes it, too, since the state cannot change meanwhile.
+    pub(super) fn admit(&self, head: &Head<'_>, client: IpAddr) -> Admission {
         let state = self.state.borrow();
-        let verdict = match (state.mode(), &self.policies) {
-            (Mode::Off, _) => Verdict::Forward,
-            (_, None) => Verdict::Refuse,
-            (_, Some(policies)) => policies.verdict(&state, request),
+        let verdict = match &self.policies {
+            None => verdict(moment(&state, None), head, client, &NO_POLICY),
+            Some(policies) => policies.verdict(&state, head, client),
         };
         match verdict {
             Verdict::Forward => {
                 let in_flight = InFlight::new(state.permits().clone(), self.requests.in_flight.clone());
-                Admission::Granted(in_flight, Pass::new(self.requests.clone(), request.body().cut()))
+                Admission::Granted(RequestTracker::new(self.requests.clone(), in_flight, &self.aborts))
             }
-            Verdict::Allow => Admission::Granted(InFlight::nothing(), Pass::allowed(self.requests.clone())),
+            Verdict::Allow => Admission::Granted(RequestTracker::allowed(self.requests.clone())),
             Verdict::Hold => match (state.began(), &self.policies) {
                 (Some(began), Some(policies)) => Admission::Held(began + policies.policy.hold),
                 _ => Admission::Refused,
             },
             Verdict::Refuse => Admission::Refused,
+            Verdict::Visit => Admission::Visit,
         }
+    }
+}
+
+/// Where no policy is configured.
+pub(super) const NO_POLICY: Known<'_> = Known { policy: &Policy::NONE, bypasses: &|| false, has_bypass: false };
+
+/// The moment for a verdict.
+pub(super) fn moment<'a>(state: &'a State, stop: Option<&Stop>) -> Moment<'a> {
+    Moment {
+        mode: state.mode(),
+        since: match state.mode() {
+            Mode::Off => None,
+            _ => state.began().map(|began| began.elapsed()),
+        },
+        stops: stop.is_some_and(|stop| stop.phase() > Phase::Running),
+    }
+}
+
+impl Policies {
+    fn verdict(&self, state: &State, head: &Head<'_>, client: IpAddr) -> Verdict {
+        let bypasses = || self.bypass.as_ref().is_some_and(|bypass| bypass.admits(head.fields, Timestamp::now()));
+        let known = Known { policy: &self.policy, bypasses: &bypasses, has_bypass: self.bypass.is_some() };
+        verdict(moment(state, Some(&self.stop)), head, client, &known)
     }
 }

@@ -1,393 +1,423 @@
-//! The traffic listener: a request is refused with the reason, in the format that the client asks for, or, where there is
-//! an application behind this and maintenance mode is off, forwarded to it. In maintenance an operator may let some
-//! through, or let them wait for its end.
+//! The traffic listener's service: refuses a request with the reason, in the format that the client asks for, or, where there is
+//! an application behind the gate and maintenance mode is off, forwards it. In maintenance an operator may let some requests
+//! through, or hold them until it ends.
 //!
-//! Proxies that forward themselves may ask `forward_auth`, on the admin listener, whether they may.
-//!
-//! The way of one request: `admission` asks the pure `verdict` what becomes of it, as the state and the `policy` say.
-//! Refused, it gets a `page` that suits its client, by `negotiation`. Let in, `proxy` makes of it what the application
-//! gets, sends it on a connection of `upstream`, and passes the answer on.
+//! - `verdict`: the decision, a pure function of the state, the request and the [`policy`].
+//! - [`admission`]: turns the verdict into what the request needs.
+//! - [`hold`]: requests that wait for maintenance to end.
+//! - [`drain`]: aborts what still runs when the drain timeout has passed.
+//! - [`forward_auth`]: the same decision for proxies that forward requests themselves.
 
 pub mod admission;
-pub mod cut_off;
+pub mod drain;
 pub mod forward_auth;
-mod grpc;
-mod negotiation;
-pub mod page;
+pub mod hold;
 pub mod policy;
-mod proxy;
-mod texts;
-pub mod upstream;
 mod verdict;
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Frame, SizeHint};
-use hyper::header::{CONNECTION, EXPECT, HeaderValue, REFERRER_POLICY};
-use hyper::{Request, Response, StatusCode, Version};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::header::{HeaderMap, REFERRER_POLICY};
+use http::{HeaderValue, Request, Response, StatusCode};
 use jiff::Timestamp;
 use prometheus::IntCounter;
-use tokio::sync::{Semaphore, watch};
 use tokio::time::sleep;
 
-use self::admission::{Admission, Policies};
-use self::grpc::GrpcAnswer;
-use self::negotiation::language::Lately;
-use self::negotiation::{Asked, Wanted};
-use self::page::Pages;
-use self::page::design::Design;
+use self::admission::{Admission, Admitter};
+use self::hold::HoldSlot;
 use self::policy::bypass::Bypass;
-use self::policy::hold::{self, Place};
-use self::proxy::pass::Pass;
-use self::proxy::{Answer, Failure, Proxy};
-use self::upstream::{InFlight, Upstream};
-use crate::listener::RequestBody;
-use crate::maintenance::state::{Mode, State};
-use crate::metrics::Requests;
+use crate::http1::body::Decoder;
+use crate::http1::{fields, request};
+use crate::page::negotiation::Asked;
+use crate::page::{Cause, Rendered, Renderer};
+use crate::proxy::Proxy;
+use crate::proxy::error::Error;
+use crate::proxy::headers::Filter;
+use crate::proxy::http1::{Exchange as Forwarded, Failed};
+use crate::proxy::stream::{Responder, StreamFailed};
+use crate::proxy::tracker::RequestTracker;
+use crate::server::connection::{Client, Connection, Exchange as Received, Next};
+use crate::server::head::{Head, Persistence, Response as OwnResponse, encode_map};
+use crate::server::stream::Socket;
+use crate::server::{Begin, Limits, Service, buffer, http2};
 
-/// How much of a refused request's body is read and thrown away, in bytes, so that the connection can be kept.
-const DISCARD: usize = 1024 * 1024;
-/// For how long.
-const DISCARD_FOR: Duration = Duration::from_secs(5);
-
-/// How often to ask whether requests are still in flight, when the process is about to end.
-const ASK: Duration = Duration::from_millis(20);
+/// How often to check whether requests are still in flight, when the process is about to end.
+const CHECK: Duration = Duration::from_millis(20);
 
 /// Refuses requests, or forwards them.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Gate(Arc<Shared>);
 
+#[derive(Debug)]
 struct Shared {
     refused: IntCounter,
-    rendered: Mutex<Rendered>,
+    renderer: Renderer,
     forwarding: Option<Forwarding>,
 }
 
-/// What it takes to let requests in.
-struct Forwarding {
-    state: watch::Receiver<State>,
-    proxy: Arc<Proxy>,
-    requests: Arc<Requests>,
-    policies: Option<Policies>,
-}
-
-/// Where and how requests are forwarded, and what is counted of it.
-#[derive(Clone, Debug)]
-pub struct Forward {
-    /// The application.
-    pub upstream: Upstream,
-    /// Each connection to it has one of these. Where none is left, requests wait for one.
-    pub places: Arc<Semaphore>,
-    /// How long one is kept without a request.
-    pub idle_timeout: Duration,
-    /// How long it may take to accept a connection, to begin its answer, and between two parts of it.
-    pub timeout: Duration,
-    /// What is counted of it.
-    pub requests: Requests,
-    /// What is let through in maintenance, or waits, if anything does.
-    pub policies: Option<Policies>,
-}
-
-/// The pages, and where to hear that they are out of date.
+/// What it takes to forward requests.
 #[derive(Debug)]
-struct Rendered {
-    state: watch::Receiver<State>,
-    design: watch::Receiver<Arc<Design>>,
-    retry_after: Duration,
-    /// Whether nobody is refused while maintenance mode is off.
-    forwards: bool,
-    lately: Lately,
-    pages: Pages,
+struct Forwarding {
+    admitter: Admitter,
+    proxy: Proxy,
+    /// Leaves out what is meant for the gate.
+    filter: Option<Filter>,
+}
+
+/// An HTTP/1.1 request whose response is not assembled at once.
+#[derive(Debug)]
+pub enum Exchange {
+    /// It is let in.
+    Forward(Box<Forwarded>),
+    /// It waits for maintenance to end.
+    Hold(Held),
+}
+
+/// An HTTP/1.1 request that waits.
+#[derive(Debug)]
+pub struct Held {
+    /// Its head, to be judged anew.
+    raw: Vec<u8>,
+    slot: HoldSlot,
+    until: Instant,
+    limit: usize,
 }
 
 impl Gate {
-    /// A gate that refuses with the reason in `state`, and tells clients to come back after `retry_after` where the
-    /// end is not known, on a page of this design. It counts what it refuses. With `forward`, it lets requests in while
-    /// maintenance mode is off.
+    /// A gate that refuses with the pages of this renderer, and counts what it refuses.
     #[must_use]
-    pub fn new(
-        mut state: watch::Receiver<State>,
-        mut design: watch::Receiver<Arc<Design>>,
-        retry_after: Duration,
-        refused: IntCounter,
-        forward: Option<Forward>,
-    ) -> Self {
-        let forwarding = forward.map(|forward| {
-            let requests = Arc::new(forward.requests.clone());
-            let proxy = Arc::new(Proxy::new(&forward, requests.clone()));
-            Forwarding { state: state.clone(), proxy, requests, policies: forward.policies }
-        });
-        let pages = Pages::new(state.borrow_and_update().mode(), retry_after, design.borrow_and_update().clone());
-        let forwards = forwarding.is_some();
-        let rendered = Rendered { state, design, retry_after, forwards, lately: Lately::default(), pages };
-        Self(Arc::new(Shared { refused, rendered: Mutex::new(rendered), forwarding }))
+    pub fn new(renderer: Renderer, refused: IntCounter) -> Self {
+        Self(Arc::new(Shared { refused, renderer, forwarding: None }))
     }
 
-    /// Waits until the application is at work on none of the requests that were let in, also of those whose clients have left.
+    /// A gate that forwards requests while maintenance mode is off.
+    #[must_use]
+    pub fn forwarding(renderer: Renderer, refused: IntCounter, proxy: Proxy, admission: Admitting) -> Self {
+        let Admitting { state, requests, policies, aborts } = admission;
+        let has_bypass = policies.as_ref().is_some_and(|policies| policies.bypass.is_some());
+        let filter = has_bypass.then_some(Bypass::filter as Filter);
+        let forwarding = Forwarding { admitter: Admitter { state, requests, policies, aborts }, proxy, filter };
+        Self(Arc::new(Shared { refused, renderer, forwarding: Some(forwarding) }))
+    }
+
+    /// Waits until the application is at work on none of the requests that were let in, including those whose clients have left.
     pub async fn finished(&self) {
         let Some(forwarding) = &self.0.forwarding else { return };
-        while forwarding.requests.in_flight.get() > 0 {
-            sleep(ASK).await;
+        while forwarding.admitter.requests.in_flight.get() > 0 {
+            sleep(CHECK).await;
         }
     }
 
-    /// The refusal of a request that says this of itself.
-    fn refuse(&self, asked: &Asked) -> Response<Full<Bytes>> {
-        let response = self.with_pages(asked, Pages::refusal);
+    fn refusal(&self, head: &Head<'_>) -> Rendered {
         self.0.refused.inc();
-        response
+        self.0.renderer.render(Cause::Refused, &Asked::by(head))
     }
 
-    /// An answer by the pages as they are now, to a request that says this of itself.
-    fn with_pages(
-        &self,
-        asked: &Asked,
-        answer: impl FnOnce(&mut Pages, Wanted) -> Response<Full<Bytes>>,
-    ) -> Response<Full<Bytes>> {
-        let mut rendered = self.0.rendered.lock().unwrap_or_else(PoisonError::into_inner);
-        rendered.refresh();
-        let wanted = asked.wanted(&mut rendered.lately);
-        answer(&mut rendered.pages, wanted)
+    /// The response to a request for a path that the application has no say in: a redirect and its fields, or a page.
+    fn visit(&self, head: &Head<'_>, bypass: Option<&Bypass>) -> Result<HeaderMap, Rendered> {
+        bypass.and_then(|bypass| bypass.visit(head, Timestamp::now())).ok_or_else(|| {
+            self.0.refused.inc();
+            let cause = Cause::Failed { status: StatusCode::NOT_FOUND, received: false };
+            self.0.renderer.render(cause, &Asked::by(head))
+        })
     }
-}
 
-impl Rendered {
-    /// They are made anew if the state or the design has changed, or the end that was expected has passed: not once a
-    /// request.
-    fn refresh(&mut self) {
-        if self.state.has_changed().unwrap_or(false) || self.pages.is_outdated() {
-            let state = self.state.borrow_and_update();
-            // Who is refused while maintenance ends is still told why.
-            if !(self.forwards && matches!(state.mode(), Mode::Off)) {
-                self.pages = Pages::new(state.mode(), self.retry_after, self.design.borrow().clone());
-            }
-        }
-        if self.design.has_changed().unwrap_or(false) {
-            self.pages.redesign(self.design.borrow_and_update().clone());
-        }
+    /// The response to a request that the application has not answered.
+    fn failure(&self, error: &Error, asked: &Asked<'_>) -> Rendered {
+        let cause = match error {
+            Error::Aborted => Cause::Aborted,
+            error => Cause::Failed { status: error.status(), received: error.may_have_arrived() },
+        };
+        self.0.renderer.render(cause, asked)
     }
 }
 
-impl hyper::service::Service<Request<RequestBody>> for Gate {
-    type Response = Response<Reply>;
-    type Error = Infallible;
-    type Future = Replying;
+/// What a forwarding gate lets in.
+#[derive(Clone, Debug)]
+pub struct Admitting {
+    /// Maintenance mode.
+    pub state: tokio::sync::watch::Receiver<crate::maintenance::state::State>,
+    /// The metrics of forwarded requests.
+    pub requests: Arc<crate::metrics::Requests>,
+    /// What is let through in maintenance, or held.
+    pub policies: Option<admission::Policies>,
+    /// Aborts requests after the drain timeout.
+    pub aborts: crate::proxy::tracker::Aborts,
+}
 
-    fn call(&self, request: Request<RequestBody>) -> Self::Future {
-        let Some(forwarding) = &self.0.forwarding else { return Replying::now(self.refused(request)) };
-        let policies = forwarding.policies.as_ref();
-        if let Some(bypass) = policies.and_then(|policies| policies.bypass.as_deref())
-            && Bypass::owns(request.uri().path())
-        {
-            return Replying::now(self.visited(request, bypass));
-        }
-        match forwarding.admit(&request) {
-            Admission::Granted(in_flight, pass) => {
-                let proxy = forwarding.proxy.clone();
-                Replying::Forwarding(Box::pin(self.clone().forward(request, proxy, in_flight, pass)))
+/// A page for a wrong token or an outdated path may be on its way to another site.
+const NO_REFERRER: &[u8] = b"referrer-policy: no-referrer\r\n";
+
+impl Service for Gate {
+    type Exchange = Exchange;
+
+    fn begin(&self, received: &Received<'_>, out: &mut Vec<u8>) -> Begin<Exchange> {
+        let head = Head::of_http1(received.request);
+        let Some(forwarding) = &self.0.forwarding else {
+            self.refusal(&head).encode(out, b"", received.persistence);
+            return Begin::Respond;
+        };
+        match forwarding.admitter.admit(&head, received.client.address) {
+            Admission::Granted(tracker) => {
+                let (exchange, consumed) = Forwarded::new(&forwarding.proxy, received, tracker, forwarding.filter, out);
+                return Begin::Run(Exchange::Forward(Box::new(exchange)), consumed);
             }
-            Admission::Held(until) => match policies.and_then(|policies| policies.places.take()) {
-                Some(place) => Replying::Forwarding(Box::pin(self.clone().hold(request, place, until))),
-                None => Replying::now(self.refused(request)),
+            Admission::Held(until) => {
+                let slots = forwarding.admitter.policies.as_ref().map(|policies| &policies.slots);
+                if let Some(slot) = slots.and_then(hold::HoldSlots::take) {
+                    let raw = received.raw.to_vec();
+                    let held = Held { limit: raw.len(), raw, slot, until };
+                    return Begin::Run(Exchange::Hold(held), 0);
+                }
+                self.refusal(&head).encode(out, b"", received.persistence);
+            }
+            Admission::Refused => self.refusal(&head).encode(out, b"", received.persistence),
+            Admission::Visit => match self.visit(&head, forwarding.bypass()) {
+                Ok(headers) => redirect(&headers, out, received.persistence),
+                Err(page) => page.encode(out, NO_REFERRER, received.persistence),
             },
-            Admission::Refused => Replying::now(self.refused(request)),
         }
+        Begin::Respond
+    }
+
+    async fn run<S: Socket>(&self, exchange: Exchange, connection: &mut Connection<S>) -> Next {
+        match exchange {
+            Exchange::Forward(exchange) => self.forward(*exchange, connection).await,
+            Exchange::Hold(held) => self.hold(held, connection).await,
+        }
+    }
+
+    async fn stream(
+        &self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+        client: Client,
+        limits: Limits,
+    ) {
+        let head = Head::of(&request, !request.body().is_end_stream());
+        let idle_timeout = limits.idle_timeout;
+        let response = match &self.0.forwarding {
+            None => self.refusal(&head).into_response(),
+            Some(forwarding) => match self.admit_stream(forwarding, &head, &client, &mut respond).await {
+                Ok(tracker) => {
+                    let asked = Asked::by(&head).into_owned();
+                    let options = (forwarding.filter, idle_timeout);
+                    let forwarded = forwarding.proxy.forward_stream(request, respond, &client, tracker, options).await;
+                    if let Err(failed) = forwarded {
+                        self.fail_stream(*failed, &asked, idle_timeout).await;
+                    }
+                    return;
+                }
+                Err(response) => response,
+            },
+        };
+        http2::respond(respond, response, idle_timeout).await;
+        http2::discard(request.into_body()).await;
+    }
+}
+
+impl Forwarding {
+    fn bypass(&self) -> Option<&Bypass> {
+        self.admitter.policies.as_ref()?.bypass.as_deref()
     }
 }
 
 impl Gate {
-    async fn forward(
-        self,
-        mut request: Request<RequestBody>,
-        proxy: Arc<Proxy>,
-        in_flight: InFlight,
-        pass: Pass,
-    ) -> Response<Reply> {
-        if self.policies().is_some_and(|policies| policies.bypass.is_some()) {
-            Bypass::strip(request.headers_mut());
+    async fn forward<S: Socket>(&self, exchange: Forwarded, connection: &mut Connection<S>) -> Next {
+        let Some(forwarding) = &self.0.forwarding else { return Next::Close };
+        match Box::pin(forwarding.proxy.forward(exchange, connection)).await {
+            Ok(next) => next,
+            Err(failed) => self.fail(failed, connection).await,
         }
-        let asked = Asked::by(&request);
-        let is_http1 = request.version() < Version::HTTP_2;
-        match proxy.forward(request, in_flight, pass).await {
-            Ok(answer) => answer.map(|body| match body {
-                None => Reply::Own(Full::default()),
-                Some(answer) if asked.is_grpc() && !is_http1 => {
-                    Reply::Grpc(Box::new(GrpcAnswer::new(answer, asked, self)))
+    }
+
+    /// Answers a request that the application has not answered.
+    async fn fail<S: Socket>(&self, failed: Failed, connection: &mut Connection<S>) -> Next {
+        let Failed { error, head, body, version, persists } = failed;
+        let persistence = connection.persistence(version, persists && body.is_some());
+        let mut storage = fields::storage();
+        let page = match request::Request::parse(&head, &mut storage, usize::MAX) {
+            Ok(Some(request)) => self.failure(&error, &Asked::by(&Head::of_http1(&request))),
+            _ => return Next::Linger,
+        };
+        let respond = |out: &mut Vec<u8>| page.encode(out, b"", persistence);
+        finish(connection, respond, body, persistence).await
+    }
+
+    /// Lets a request wait until maintenance is over, and judges it anew then.
+    async fn hold<S: Socket>(&self, held: Held, connection: &mut Connection<S>) -> Next {
+        let Held { raw, slot, mut until, limit } = held;
+        let Some(forwarding) = &self.0.forwarding else { return Next::Close };
+        let Some(policies) = &forwarding.admitter.policies else { return Next::Close };
+        let (mut state, mut stop) = (forwarding.admitter.state.clone(), policies.stop.clone());
+        let client = connection.client.clone();
+        let mut granted = None;
+        while hold::wait(&mut state, until, connection.left(), &mut stop).await {
+            match judge(&forwarding.admitter, &raw, limit, &client) {
+                Some(Admission::Granted(tracker)) => {
+                    granted = Some(tracker);
+                    break;
                 }
-                Some(answer) => Reply::Forwarded(answer),
-            }),
-            Err(failure) => self.failed(&failure, &asked, is_http1).map(Reply::Own),
-        }
-    }
-
-    /// Lets a request wait in its place until maintenance is over, and judges it anew then.
-    async fn hold(self, request: Request<RequestBody>, place: Place, until: Instant) -> Response<Reply> {
-        match self.held(&request, until).await {
-            Some((proxy, in_flight, pass)) => {
-                drop(place);
-                self.forward(request, proxy, in_flight, pass).await
+                // It has begun again.
+                Some(Admission::Held(again)) => until = again,
+                _ => break,
             }
-            None => self.refused(request).map(Reply::Own),
+        }
+        drop(slot);
+        match granted {
+            Some(tracker) => match self.released(forwarding, &raw, tracker, connection) {
+                Some(exchange) => self.forward(exchange, connection).await,
+                None => Next::Linger,
+            },
+            None => self.refuse_held(&raw, connection).await,
         }
     }
 
-    /// What a request that waits is let in with, if it is.
-    async fn held(&self, request: &Request<RequestBody>, mut until: Instant) -> Option<(Arc<Proxy>, InFlight, Pass)> {
-        let forwarding = self.0.forwarding.as_ref()?;
-        let mut state = forwarding.state.clone();
-        let mut stop = forwarding.policies.as_ref()?.stop.clone();
-        let mut left = pin!(request.body().left());
-        while hold::wait(&mut state, until, left.as_mut(), &mut stop).await {
-            match forwarding.admit(request) {
-                Admission::Granted(in_flight, pass) => return Some((forwarding.proxy.clone(), in_flight, pass)),
+    /// A request that is let in after it was held.
+    fn released<S>(
+        &self,
+        forwarding: &Forwarding,
+        raw: &[u8],
+        tracker: RequestTracker,
+        connection: &mut Connection<S>,
+    ) -> Option<Forwarded> {
+        let mut storage = fields::storage();
+        let request = request::Request::parse(raw, &mut storage, usize::MAX).ok().flatten()?;
+        let Connection { input, client, .. } = connection;
+        Some(buffer::take_kept(input, |body| {
+            let persistence = Persistence::Persists;
+            let received = Received { request: &request, raw, body, client, persistence };
+            buffer::assemble(|out| {
+                let (exchange, consumed) =
+                    Forwarded::new(&forwarding.proxy, &received, tracker, forwarding.filter, out);
+                (consumed, exchange)
+            })
+        }))
+    }
+
+    async fn refuse_held<S: Socket>(&self, raw: &[u8], connection: &mut Connection<S>) -> Next {
+        let mut storage = fields::storage();
+        let Ok(Some(request)) = request::Request::parse(raw, &mut storage, usize::MAX) else { return Next::Linger };
+        let waits_for_continue = request.expects_continue && connection.input.is_empty();
+        let body = (!waits_for_continue).then(|| Decoder::new(request.framing));
+        let persistence = connection.persistence(request.version, request.persists && body.is_some());
+        let page = self.refusal(&Head::of_http1(&request));
+        finish(connection, |out: &mut Vec<u8>| page.encode(out, b"", persistence), body, persistence).await
+    }
+
+    /// Lets an HTTP/2 request in, or says how it is answered.
+    async fn admit_stream(
+        &self,
+        forwarding: &Forwarding,
+        head: &Head<'_>,
+        client: &Client,
+        respond: &mut SendResponse<Bytes>,
+    ) -> Result<RequestTracker, Response<Bytes>> {
+        let admitter = &forwarding.admitter;
+        let mut until = match admitter.admit(head, client.address) {
+            Admission::Granted(tracker) => return Ok(tracker),
+            Admission::Held(until) => until,
+            Admission::Refused => return Err(self.refusal(head).into_response()),
+            Admission::Visit => {
+                return Err(match self.visit(head, forwarding.bypass()) {
+                    Ok(headers) => {
+                        let mut response = Response::default();
+                        *response.status_mut() = StatusCode::SEE_OTHER;
+                        *response.headers_mut() = headers;
+                        response
+                    }
+                    Err(page) => {
+                        let mut response = page.into_response();
+                        response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+                        response
+                    }
+                });
+            }
+        };
+        let refuse = || self.refusal(head).into_response();
+        let policies = admitter.policies.as_ref().ok_or_else(refuse)?;
+        let slot = policies.slots.take().ok_or_else(refuse)?;
+        let (mut state, mut stop) = (admitter.state.clone(), policies.stop.clone());
+        loop {
+            let left = async { _ = poll_fn(|cx| respond.poll_reset(cx)).await };
+            if !hold::wait(&mut state, until, left, &mut stop).await {
+                return Err(refuse());
+            }
+            match admitter.admit(head, client.address) {
+                Admission::Granted(tracker) => {
+                    drop(slot);
+                    return Ok(tracker);
+                }
                 // It has begun again.
                 Admission::Held(again) => until = again,
-                Admission::Refused => return None,
+                _ => return Err(refuse()),
             }
         }
-        None
     }
 
-    fn policies(&self) -> Option<&Policies> {
-        self.0.forwarding.as_ref()?.policies.as_ref()
-    }
-
-    /// The answer to a request for a path that the application has no say in.
-    fn visited(&self, request: Request<RequestBody>, bypass: &Bypass) -> Response<Full<Bytes>> {
-        let response = bypass.visit(&request, Timestamp::now()).unwrap_or_else(|| {
-            self.0.refused.inc();
-            let asked = Asked::by(&request);
-            let mut response =
-                self.with_pages(&asked, |pages, wanted| pages.failure(StatusCode::NOT_FOUND, false, wanted));
-            // The path may be a token that is almost right, or that was right until just now.
-            response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-            response
-        });
-        Self::answered(response, request)
-    }
-
-    /// The answer to a request that the application has not answered.
-    fn failed(&self, failure: &Failure, asked: &Asked, is_http1: bool) -> Response<Full<Bytes>> {
-        let mut response = self.with_pages(asked, |pages, wanted| match failure {
-            Failure::Cut => pages.cut(wanted),
-            failure => pages.failure(failure.status(), failure.may_have_arrived(), wanted),
-        });
-        if is_http1 && matches!(failure, Failure::Ambiguous(_) | Failure::Tunnel) {
-            // Whoever is unclear in one request is not trusted to be clear in where the next begins.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }
-
-    fn refused(&self, request: Request<RequestBody>) -> Response<Full<Bytes>> {
-        Self::answered(self.refuse(&Asked::by(&request)), request)
-    }
-
-    /// Answers a request without its body, and sees to what its client still sends.
-    fn answered<B>(mut response: Response<Full<Bytes>>, request: Request<B>) -> Response<Full<Bytes>>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-    {
-        if !request.body().is_end_stream() {
-            let is_http1 = request.version() < Version::HTTP_2;
-            if is_http1 && request.body().size_hint().lower() > DISCARD as u64 {
-                // The connection will not outlive this: the client need not send the rest, nor use it again.
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            } else if !is_http1 || !request.headers().contains_key(EXPECT) {
-                tokio::spawn(discard(request.into_body()));
+    /// Answers an HTTP/2 request that the application has not answered in full.
+    async fn fail_stream(&self, failed: StreamFailed, asked: &Asked<'_>, idle_timeout: Duration) {
+        let StreamFailed { error, responder, body } = failed;
+        match responder {
+            Responder::Unsent(respond) => {
+                http2::respond(respond, self.failure(&error, asked).into_response(), idle_timeout).await;
+                http2::discard(body).await;
             }
-            // Else the client waits for `100 Continue`: it sees the answer and sends nothing.
-        }
-        response
-    }
-}
-
-/// An answer, of either kind.
-#[expect(clippy::large_enum_variant, reason = "most are the application's")]
-pub enum Reply {
-    /// Made here.
-    Own(Full<Bytes>),
-    /// The application's.
-    Forwarded(Answer),
-    /// The application's to a gRPC client.
-    Grpc(Box<GrpcAnswer>),
-}
-
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Self::Forwarded(body) => Pin::new(body).poll_frame(cx),
-            Self::Grpc(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(body) => body.is_end_stream(),
-            Self::Forwarded(body) => body.is_end_stream(),
-            Self::Grpc(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(body) => body.size_hint(),
-            Self::Forwarded(body) => body.size_hint(),
-            Self::Grpc(body) => body.size_hint(),
-        }
-    }
-}
-
-/// An answer that is being made.
-#[expect(clippy::large_enum_variant, reason = "a refusal should not cost an allocation")]
-pub enum Replying {
-    /// It is there.
-    Refused(Ready<Result<Response<Reply>, Infallible>>),
-    /// The application is asked, once the request need not wait.
-    Forwarding(Pin<Box<dyn Future<Output = Response<Reply>> + Send>>),
-}
-
-impl Replying {
-    fn now(response: Response<Full<Bytes>>) -> Self {
-        Self::Refused(ready(Ok(response.map(Reply::Own))))
-    }
-}
-
-impl Future for Replying {
-    type Output = Result<Response<Reply>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Self::Refused(reply) => Pin::new(reply).poll(cx),
-            Self::Forwarding(reply) => reply.as_mut().poll(cx).map(Ok),
-        }
-    }
-}
-
-/// Reads a body to its end so that the next request on its connection can be read. If it is too long, the
-/// connection closes instead; over HTTP/2 only its stream is reset, and not before the client has had time to take up
-/// the answer: against RFC 9113 §8.1, curl 7.88 loses it if the reset comes with it.
-async fn discard(mut body: impl Body<Data = Bytes> + Unpin) {
-    let mut left = DISCARD;
-    let read = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(length) {
-                Some(rest) => left = rest,
-                None => break,
+            Responder::Started(mut stream) => {
+                // A reset discards what the connection's task has not written yet.
+                tokio::task::yield_now().await;
+                match &error {
+                    // The application has reset the stream, which has a meaning of its own ("gRPC over HTTP2", Errors).
+                    Error::Reset(reset) => stream.send_reset(reset.reason().unwrap_or(Reason::INTERNAL_ERROR)),
+                    error if asked.is_grpc() => {
+                        if stream.send_trailers(self.failure(error, asked).into_trailers()).is_err() {
+                            stream.send_reset(Reason::INTERNAL_ERROR);
+                        }
+                    }
+                    _ => stream.send_reset(Reason::INTERNAL_ERROR),
+                }
             }
         }
-    };
-    let _ = tokio::time::timeout(DISCARD_FOR, read).await;
+    }
+}
+
+/// Sends a response while the rest of its request is read and thrown away.
+async fn finish<S: Socket>(
+    connection: &mut Connection<S>,
+    respond: impl Fn(&mut Vec<u8>),
+    body: Option<Decoder>,
+    persistence: Persistence,
+) -> Next {
+    let sent = poll_fn(|cx| {
+        buffer::assemble(&respond);
+        Poll::Ready(connection.send(cx))
+    })
+    .await;
+    if sent.is_err() {
+        return Next::Close;
+    }
+    let is_known = body.is_some();
+    let is_read = connection.finish(body).await;
+    if is_known && is_read && persistence != Persistence::Closes { Next::Persist } else { Next::Linger }
+}
+
+/// Judges a request whose head was kept.
+fn judge(admitter: &Admitter, raw: &[u8], limit: usize, client: &Client) -> Option<Admission> {
+    let mut storage = fields::storage();
+    let request = request::Request::parse(raw, &mut storage, limit).ok().flatten()?;
+    Some(admitter.admit(&Head::of_http1(&request), client.address))
+}
+
+/// Assembles a redirect with these fields.
+fn redirect(headers: &HeaderMap, out: &mut Vec<u8>, persistence: Persistence) {
+    let mut fields = Vec::new();
+    encode_map(&mut fields, headers);
+    let status = StatusCode::SEE_OTHER;
+    OwnResponse { status, fields: &fields, more: [b"", b""], body: b"", is_head: false }.encode(out, persistence);
 }

@@ -1,31 +1,32 @@
-//! What becomes of a request: a pure function of the moment, the request and the policy.
+//! What becomes of a request: a pure function of the moment, the request and the policy. It is the only place that decides.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hyper::Request;
-use hyper::body::Body;
-
 use super::policy::Policy;
+use super::policy::bypass::Bypass;
 use crate::maintenance::state::Mode;
+use crate::server::head::Head;
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is forwarded, with permits: maintenance mode is off.
+    /// It is forwarded and holds permits: maintenance mode is off.
     Forward,
-    /// It is forwarded all the same, without permits.
+    /// It is forwarded in maintenance and holds no permits.
     Allow,
     /// It waits for maintenance to end.
     Hold,
     /// It is refused.
     Refuse,
+    /// It is for a path of the gate's own: the visit that sets the bypass cookie.
+    Visit,
 }
 
 /// When it is judged.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment<'a> {
-    /// Maintenance mode. If it is not known, nobody may rely on it being off.
+    /// Maintenance mode. Before it is known, no request may rely on it being off.
     pub(super) mode: &'a Mode,
     /// How long ago this process saw maintenance begin, if it did.
     pub(super) since: Option<Duration>,
@@ -33,17 +34,23 @@ pub(super) struct Moment<'a> {
     pub(super) stops: bool,
 }
 
-/// The verdict on a request of this client, who may have shown that it may bypass maintenance.
-pub(super) fn verdict<B: Body>(
-    moment: Moment<'_>,
-    request: &Request<B>,
-    client: IpAddr,
-    bypasses: bool,
-    policy: &Policy,
-) -> Verdict {
+/// What an operator lets through.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub(super) policy: &'a Policy,
+    /// Whether the client has shown that it may bypass maintenance. It costs a signature to find out.
+    pub(super) bypasses: &'a dyn Fn() -> bool,
+    /// Whether there is a bypass token.
+    pub(super) has_bypass: bool,
+}
+
+/// The verdict on a request of this client.
+pub(super) fn verdict(moment: Moment<'_>, head: &Head<'_>, client: IpAddr, known: &Known<'_>) -> Verdict {
+    let Known { policy, bypasses, has_bypass } = known;
     match moment.mode {
+        _ if *has_bypass && Bypass::owns(head.path) => Verdict::Visit,
         Mode::Off => Verdict::Forward,
-        _ if bypasses || policy.allows(request, client) => Verdict::Allow,
+        _ if bypasses() || policy.allows(head, client) => Verdict::Allow,
         _ if !moment.stops && moment.since.is_some_and(|since| since < policy.hold) => Verdict::Hold,
         Mode::On(_) | Mode::Unknown => Verdict::Refuse,
     }
@@ -53,6 +60,7 @@ pub(super) fn verdict<B: Body>(
 mod tests {
     use super::*;
     use crate::maintenance::state::Maintenance;
+    use http::Request;
     use proptest::prelude::*;
 
     fn on() -> Mode {
@@ -66,7 +74,32 @@ mod tests {
     const CLIENT: &str = "192.0.2.1";
 
     fn judged(moment: Moment<'_>, request: &Request<String>, bypasses: bool, policy: &Policy) -> Verdict {
-        verdict(moment, request, CLIENT.parse().unwrap(), bypasses, policy)
+        verdict(
+            moment,
+            &Head::of(request, false),
+            CLIENT.parse().unwrap(),
+            &Known { policy, bypasses: &|| bypasses, has_bypass: false },
+        )
+    }
+
+    #[test]
+    fn the_bypass_path_is_the_gates_own() {
+        let policy = Policy::default();
+        for (path, has_bypass, expected) in [
+            ("/.pitstop", true, Verdict::Visit),
+            ("/.pitstop/token", true, Verdict::Visit),
+            ("/.pitstop/token", false, Verdict::Forward),
+            ("/.pitstops", true, Verdict::Forward),
+        ] {
+            let request = request("GET", path);
+            let known = Known { policy: &policy, bypasses: &|| false, has_bypass };
+            let moment = Moment { mode: &Mode::Off, since: None, stops: false };
+            assert_eq!(
+                verdict(moment, &Head::of(&request, false), CLIENT.parse().unwrap(), &known),
+                expected,
+                "{path}"
+            );
+        }
     }
 
     #[test]

@@ -85,18 +85,19 @@ pub(super) fn response(head: &[u8], is_head: bool) -> Option<Reading<'_>> {
     }
     // RFC 9112 §6.3, in its order.
     let codings = all(&fields, b"transfer-encoding");
+    let is_chunked = is_chunked(&fields)?;
     let body = if is_head || status[0] == b'1' || status == b"204" || status == b"304" {
         Body::Length(0)
     } else {
-        match (length(&fields)?, is_chunked(&fields)?) {
+        match (length(&fields)?, is_chunked) {
             (None, false) => Body::UntilClose,
             (Some(length), false) => Body::Length(length),
-            (None, true) => Body::Chunked,
-            (Some(_), true) => return None,
+            (_, true) => Body::Chunked,
         }
     };
-    // §6.1: a coding in HTTP/1.0 is faulty.
-    let is_faulty = minor == 0 && !codings.is_empty();
+    // §6.1: a coding in HTTP/1.0 is faulty. §6.3: and so is a length beside one.
+    let has_both = body == Body::Chunked && !all(&fields, b"content-length").is_empty();
+    let is_faulty = (minor == 0 && !codings.is_empty()) || has_both;
     let persists = body != Body::UntilClose && !is_faulty && persists(&connection_options(&fields), minor);
     Some(Reading { body, persists, fields })
 }

@@ -7,7 +7,7 @@ pub enum HeadError {
     #[error("the head is larger than the limit")]
     TooLarge,
     /// It has more fields than [`super::fields::LIMIT`] (RFC 6585 §5).
-    #[error("the head has more than {} fields", super::fields::LIMIT)]
+    #[error("the head has too many fields")]
     TooManyFields,
     /// The start line is malformed, with the version in it (RFC 9112 §2.3, §3 and §4).
     #[error("the start line is malformed (RFC 9112 §3, §4)")]
@@ -53,7 +53,8 @@ pub enum HeadError {
     /// A transfer coding other than `chunked`, which would have to be undone here (RFC 9112 §6.1).
     #[error("the transfer coding is not chunked (RFC 9112 §6.1)")]
     Coding,
-    /// `Transfer-Encoding` has `chunked` twice, before another coding, or beside an empty element (RFC 9112 §6.1 and §6.3).
+    /// `Transfer-Encoding` does not end in `chunked`, so that nothing says where the body ends, or has it twice, or has an empty element
+    /// (RFC 9112 §6.1 and §6.3).
     #[error("the Transfer-Encoding is not a single chunked (RFC 9112 §6.1, §6.3)")]
     TransferEncoding,
     /// `Transfer-Encoding` in an HTTP/1.0 request, where recipients may ignore it (RFC 9112 §6.1).

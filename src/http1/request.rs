@@ -34,6 +34,8 @@ pub enum Target<'b> {
     Origin(&'b str),
     /// A URL. Its authority replaces `Host` (RFC 9112 §3.2.2).
     Absolute {
+        /// Whether the scheme is `https`.
+        is_https: bool,
         /// The host, with an optional port.
         authority: &'b str,
         /// The path with an optional query. If the URL ends after the authority, it is empty, and `*` for `OPTIONS`.
@@ -112,7 +114,8 @@ impl<'b> Target<'b> {
             return if method == "OPTIONS" { Ok(Self::Asterisk) } else { Err(HeadError::Target) };
         }
         let (scheme, rest) = target.split_once("://").ok_or(HeadError::Target)?;
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        let is_https = scheme.eq_ignore_ascii_case("https");
+        if !is_https && !scheme.eq_ignore_ascii_case("http") {
             return Err(HeadError::Target);
         }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -122,7 +125,7 @@ impl<'b> Target<'b> {
         }
         // Such a URL asks for `*` (RFC 9112 §3.2.4).
         let path = if method == "OPTIONS" && path.is_empty() { "*" } else { path };
-        Ok(Self::Absolute { authority, path })
+        Ok(Self::Absolute { is_https, authority, path })
     }
 
     /// The path with the query, as an application is asked for it (RFC 9112 §3.2.1). It lacks the leading slash if a URL has a
@@ -249,17 +252,17 @@ mod tests {
 
     #[test]
     fn reads_each_form_of_target() {
-        let absolute = |authority, path| Target::Absolute { authority, path };
+        let absolute = |is_https, authority, path| Target::Absolute { is_https, authority, path };
         let table = [
             ("GET", "/", Target::Origin("/"), "/"),
             ("GET", "//a/../b", Target::Origin("//a/../b"), "//a/../b"),
-            ("GET", "http://shop", absolute("shop", ""), "/"),
-            ("GET", "HTTPS://shop:8080/a?b", absolute("shop:8080", "/a?b"), "/a?b"),
-            ("GET", "http://shop?b", absolute("shop", "?b"), "/?b"),
-            ("GET", "http://[2001:db8::1]/", absolute("[2001:db8::1]", "/"), "/"),
-            ("OPTIONS", "http://shop", absolute("shop", "*"), "*"),
-            ("OPTIONS", "http://shop/", absolute("shop", "/"), "/"),
-            ("OPTIONS", "http://shop?b", absolute("shop", "?b"), "/?b"),
+            ("GET", "http://shop", absolute(false, "shop", ""), "/"),
+            ("GET", "HTTPS://shop:8080/a?b", absolute(true, "shop:8080", "/a?b"), "/a?b"),
+            ("GET", "http://shop?b", absolute(false, "shop", "?b"), "/?b"),
+            ("GET", "http://[2001:db8::1]/", absolute(false, "[2001:db8::1]", "/"), "/"),
+            ("OPTIONS", "http://shop", absolute(false, "shop", "*"), "*"),
+            ("OPTIONS", "http://shop/", absolute(false, "shop", "/"), "/"),
+            ("OPTIONS", "http://shop?b", absolute(false, "shop", "?b"), "/?b"),
             ("OPTIONS", "*", Target::Asterisk, "*"),
         ];
         for (method, target, expected, asked) in table {
@@ -363,7 +366,7 @@ mod tests {
             ("1.1", "Content-Length:\r\n", Err(HeadError::ContentLength)),
             ("1.1", "Content-Length: +7\r\n", Err(HeadError::ContentLength)),
             ("1.1", "Content-Length: 18446744073709551616\r\n", Err(HeadError::ContentLength)),
-            ("1.1", "Transfer-Encoding: gzip\r\n", Err(HeadError::Coding)),
+            ("1.1", "Transfer-Encoding: gzip\r\n", Err(HeadError::TransferEncoding)),
             ("1.1", "Transfer-Encoding: gzip, chunked\r\n", Err(HeadError::Coding)),
             ("1.1", "Content-Length: 7\r\nContent-Length: 7\r\n", Err(HeadError::ContentLength)),
             ("1.1", "Content-Length: 7, 7\r\n", Err(HeadError::ContentLength)),

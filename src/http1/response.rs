@@ -62,8 +62,11 @@ impl<'h, 'b> Response<'h, 'b> {
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
         let fields: &'h [Field<'b>] = parsed.headers;
         let framing = framing(fields, status, is_head)?;
-        // HTTP/1.0 has no transfer codings: an intermediary may have passed this one on unread (RFC 9112 §6.1).
-        let is_faulty = version == Version::Http10 && fields::values(fields, "transfer-encoding").next().is_some();
+        // HTTP/1.0 has no transfer codings: an intermediary may have passed this one on unread (RFC 9112 §6.1). A length beside a
+        // coding may be an attempt to split the response (RFC 9112 §6.3).
+        let has = |name| fields::values(fields, name).next().is_some();
+        let is_faulty = has("transfer-encoding")
+            && (version == Version::Http10 || (framing == Framing::Chunked && has("content-length")));
         let persists = framing != Framing::UntilClose && !is_faulty && fields::persists(fields, version);
         let reason = parsed.reason.unwrap_or_default();
         Ok(Some(Self { status, reason, version, fields, framing, persists, length }))
@@ -78,14 +81,15 @@ impl<'h, 'b> Response<'h, 'b> {
 
 /// The framing (RFC 9112 §6.3).
 fn framing(fields: &[Field<'_>], status: u16, is_head: bool) -> Result<Framing, HeadError> {
+    // A coding that is unknown here is an error in any case: it would be lost.
+    let is_chunked = fields::is_chunked(fields)?;
     if is_head || matches!(status, 100..=199 | 204 | 304) {
-        // Whatever the fields say: they are those of the response to GET.
+        // Whatever else the fields say: they are those of the response to GET.
         return Ok(Framing::Length(0));
     }
-    match (fields::is_chunked(fields)?, fields::content_length(fields)?) {
-        // It may be an attempt to smuggle a response, and is handled as an error, as in nginx.
-        (true, Some(_)) => Err(HeadError::TwoLengths),
-        (true, None) => Ok(Framing::Chunked),
+    match (is_chunked, fields::content_length(fields)?) {
+        // The length is ignored (RFC 9112 §6.3). The connection does not persist: see below.
+        (true, _) => Ok(Framing::Chunked),
         (false, Some(length)) => Ok(Framing::Length(length)),
         (false, None) => Ok(Framing::UntilClose),
     }
@@ -163,11 +167,11 @@ mod tests {
             (205, "", false, Ok((Framing::UntilClose, false))),
             (303, "", false, Ok((Framing::UntilClose, false))),
             (200, "Transfer-Encoding: chunked\r\n", false, Ok((Framing::Chunked, true))),
-            (200, "Transfer-Encoding: chunked\r\nContent-Length: 7\r\n", false, Err(HeadError::TwoLengths)),
-            (200, "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n", false, Err(HeadError::TwoLengths)),
+            (200, "Transfer-Encoding: chunked\r\nContent-Length: 7\r\n", false, Ok((Framing::Chunked, false))),
+            (200, "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n", false, Ok((Framing::Chunked, false))),
             (200, "Transfer-Encoding: chunked, chunked\r\n", false, Err(HeadError::TransferEncoding)),
             (200, "Content-Length: 7\r\nConnection: keep-alive, close\r\n", false, Ok((Framing::Length(7), false))),
-            (200, "Transfer-Encoding: gzip\r\n", false, Err(HeadError::Coding)),
+            (200, "Transfer-Encoding: gzip\r\n", false, Err(HeadError::TransferEncoding)),
             (200, "Content-Length: 7\r\nContent-Length: 8\r\n", false, Err(HeadError::ContentLength)),
             (200, "Content-Length: x\r\n", false, Err(HeadError::ContentLength)),
             (200, "Content-Length: 7\r\nConnection: close\r\n", false, Ok((Framing::Length(7), false))),

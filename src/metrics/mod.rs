@@ -1,13 +1,14 @@
 //! What Prometheus is told.
 
 mod process;
+mod registration;
 
-use prometheus::core::Collector;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use self::process::Process;
+use self::registration::added;
 use crate::maintenance::state::{Mode, State};
 use crate::maintenance::watch::Looks;
 
@@ -200,9 +201,4 @@ impl Metrics {
 /// Brings a counter up to a count that is kept elsewhere.
 fn raise(counter: &IntCounter, to: u64) {
     counter.inc_by(to.saturating_sub(counter.get()));
-}
-
-fn added<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
 }

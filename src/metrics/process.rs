@@ -9,7 +9,7 @@ use prometheus::{Counter, IntGauge, Registry};
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
-use super::added;
+use super::registration::added;
 
 /// The metrics `process_*`.
 #[derive(Debug)]

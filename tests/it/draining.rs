@@ -131,7 +131,7 @@ fn what_does_not_finish_is_cut() {
         }
         assert!(start.elapsed() >= Duration::from_millis(500));
         eventually("both are counted", || outcome(&gate, "cut") == 2.0);
-        let said = "2 requests still run after 500ms of maintenance: their clients are cut";
+        let said = "2 requests still run after 500ms of maintenance: they are aborted";
         gate.logs(said);
         assert_eq!(gate.log().matches(said).count(), 1, "{}", gate.log());
         // The clients have left. The application has not finished.

@@ -13,6 +13,7 @@ use crate::fixture::{Sidecar, eventually, pitstop};
 use crate::permits::{enabled, wait_in};
 use crate::running::{Place, failed};
 use crate::server::Server;
+use crate::upstream_errors::Nobody;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -132,9 +133,9 @@ fn the_application_sees_no_path_but_those_that_are_allowed() {
         assert_eq!(status(&gate, "GET /webhooks/x", &format!("{name}: /admin\r\n")), 503, "{name}");
     }
     assert_eq!(targets(&application), seen);
-    // What follows a fragment's sign is no part of a target. The application does not see it, either.
-    assert_eq!(status(&gate, "GET /webhooks/x#/../../admin", ""), 200);
-    assert_eq!(targets(&application).last().unwrap(), "/webhooks/x");
+    // A fragment is no part of a target.
+    assert_eq!(status(&gate, "GET /webhooks/x#/../../admin", ""), 400);
+    assert_eq!(targets(&application), seen);
 }
 
 #[test]
@@ -249,9 +250,11 @@ fn what_is_let_through_holds_up_nothing_and_is_not_cut() {
 
 #[test]
 fn what_is_let_through_to_nobody_is_still_counted_as_such() {
-    let application = Application::answering(OK);
-    let gate = closed(&application, &["--allow-path", "/webhooks/"]);
-    drop(application);
+    let nobody = Nobody::new();
+    let upstream = format!("http://{}", nobody.address);
+    let gate = Sidecar::with(|command| _ = command.args(["--upstream", &upstream, "--allow-path", "/webhooks/"]));
+    fs::write(gate.file(), "Updating").unwrap();
+    eventually("it is in maintenance", || gate.is_on(Some("Updating")));
     assert_eq!(status(&gate, "GET /webhooks/x", ""), 502);
     assert_eq!((outcome(&gate, "allowed"), outcome(&gate, "failed")), (1.0, 0.0));
     assert_eq!(gate.metric("pitstop_upstream_errors_total{cause=\"connect\"}"), 1.0);

@@ -157,7 +157,7 @@ fn a_reason_is_shown_on_one_line() {
 fn anything_else_is_not_found() {
     let sidecar = Sidecar::start();
     let paths = "
-        / * /readyz/ /livez/ /healthz/ //readyz /readyz//ping /readyz/ping/ /readyz/unknown /readyz/Ping /readyz/%ff
+        / /readyz/ /livez/ /healthz/ //readyz /readyz//ping /readyz/ping/ /readyz/unknown /readyz/Ping /readyz/%ff
         /readyz/%zz /readyz/ping%2F /livez/maintenance /livez/shutdown /healthz/maintenance-file /Readyz /readyz;a
         /maintenance/ /metrics/ /favicon.ico /.. /é";
     for path in paths.split_whitespace() {
@@ -168,8 +168,12 @@ fn anything_else_is_not_found() {
         let reply = request(sidecar.admin, method, "/", &[]);
         assert_eq!((reply.status, reply.body.as_str()), (404, body), "{method}");
     }
+    let reply = request(sidecar.admin, "OPTIONS", "*", &[]);
+    assert_text(&reply, 404, NOT_FOUND, "OPTIONS *");
+    // Of OPTIONS only (RFC 9112 §3.2.4).
+    assert_eq!(sidecar.admin("*").status, 400);
     let reply = exchange(sidecar.admin, b"CONNECT pod:9503 HTTP/1.1\r\nHost: pod:9503\r\nConnection: close\r\n\r\n");
-    assert_text(&reply, 404, NOT_FOUND, "CONNECT");
+    assert_eq!(reply.status, 501);
 }
 
 #[test]
@@ -203,7 +207,7 @@ fn head_is_get_without_the_body() {
 #[test]
 fn every_version_of_http() {
     let sidecar = Sidecar::start();
-    for head in ["HTTP/1.0\r\n", "HTTP/1.0\r\nHost: pod\r\n", "HTTP/1.1\r\nConnection: close\r\n"] {
+    for head in ["HTTP/1.0\r\n", "HTTP/1.0\r\nHost: pod\r\n", "HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n"] {
         let reply = exchange(sidecar.admin, format!("GET /readyz?verbose {head}\r\n").as_bytes());
         assert_text(&reply, 200, PASSED, head);
     }

@@ -151,7 +151,7 @@ fn who_does_not_finish_in_time_is_cut() {
         sidecar.signal(signal);
         assert_eq!(sidecar.ended(), Some(0));
         assert!(start.elapsed() >= Duration::from_millis(300));
-        assert!(sidecar.log().contains("requests still run after 300ms: they are cut"), "{}", sidecar.log());
+        assert!(sidecar.log().contains("requests still run after 300ms: they are aborted"), "{}", sidecar.log());
         for stream in &mut clients {
             assert_eq!(rest(stream), b"");
         }

@@ -236,7 +236,8 @@ fn a_request_that_is_not_complete_keeps_nobody_waiting() {
             fs::write(gate.file(), "Updating").unwrap();
             503
         } else {
-            504
+            // It is the client that the switch waits for.
+            408
         };
         assert_eq!(client.answer().status(), status);
         eventually("it is over", || gate.metric("pitstop_requests_in_flight") == 0.0);

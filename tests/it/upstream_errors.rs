@@ -1,7 +1,7 @@
 //! An application that is not there, does not answer, answers nonsense, or too late.
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -20,9 +20,19 @@ fn gate_to(upstream: SocketAddr, flags: &[&str]) -> Sidecar {
     Sidecar::with(|command| _ = command.args(["--upstream", &format!("http://{upstream}")]).args(flags))
 }
 
-/// An address where nobody listens.
-fn nowhere() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// An address where nobody listens. It is taken, so that no other test can.
+pub struct Nobody {
+    pub address: SocketAddr,
+    _socket: socket2::Socket,
+}
+
+impl Nobody {
+    pub fn new() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        Self { address, _socket: socket }
+    }
 }
 
 /// Shows that a client sees this status in its format, that it is counted under this cause, and that the log names the
@@ -71,7 +81,8 @@ pub fn assert_fails(gate: &Sidecar, upstream: SocketAddr, status: u16, cause: &s
 
 #[test]
 fn nobody_listens() {
-    let upstream = nowhere();
+    let nobody = Nobody::new();
+    let upstream = nobody.address;
     assert_fails(&gate_to(upstream, &[]), upstream, 502, "connect", "does not accept a connection: Connection refused");
 }
 

@@ -5,21 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{
-    CACHE_CONTROL, COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, LOCATION, REFERRER_POLICY, SET_COOKIE,
-};
-use hyper::http::uri::Scheme;
-use hyper::{Method, Request, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, REFERRER_POLICY, SET_COOKIE};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::token::{COOKIE_AGE, Token, TokenError};
+use crate::proxy::headers::Filtered;
 use crate::reload::{self, Look, Reload};
+use crate::server::head::{Fields, Head};
 
 /// The header that bears the token.
-const HEADER: HeaderName = HeaderName::from_static("pitstop-bypass");
+const HEADER: &str = "pitstop-bypass";
 /// The cookie.
 const COOKIE_NAME: &str = "pitstop-bypass";
 /// The paths that are answered here, not by the application.
@@ -88,16 +84,16 @@ impl Bypass {
         self.token.borrow().clone()
     }
 
-    /// Whether whoever sends these headers bypasses maintenance.
-    pub(in crate::gate) fn admits(&self, headers: &HeaderMap, now: Timestamp) -> bool {
-        if !headers.contains_key(HEADER) && !headers.contains_key(COOKIE) {
+    /// Whether a request with these fields bypasses maintenance.
+    pub(in crate::gate) fn admits(&self, fields: Fields<'_>, now: Timestamp) -> bool {
+        let mut values = fields.all(HEADER).peekable();
+        let mut lines = fields.all("cookie").peekable();
+        if values.peek().is_none() && lines.peek().is_none() {
             return false;
         }
         let Some(token) = self.token() else { return false };
-        let mut values = headers.get_all(HEADER).iter();
-        let lines = headers.get_all(COOKIE).iter();
-        let mut cookies = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).filter_map(own_cookie);
-        values.any(|value| token.is(value.as_bytes())) || cookies.any(|cookie| token.signed(cookie, now))
+        let mut cookies = lines.flat_map(|line| line.split(|byte| *byte == b';')).filter_map(own_cookie);
+        values.any(|value| token.is(value)) || cookies.any(|cookie| token.signed(cookie, now))
     }
 
     /// Whether the application has no say in this path.
@@ -105,45 +101,44 @@ impl Bypass {
         path.strip_prefix(OWN).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// What whoever visits such a path with the right token is answered: a cookie, and where to go. With any other, nothing.
-    pub(in crate::gate) fn visit<B>(&self, request: &Request<B>, now: Timestamp) -> Option<Response<Full<Bytes>>> {
-        let candidate = request.uri().path().strip_prefix(OWN)?.strip_prefix('/')?;
+    /// The fields of the response to a visit with the right token: a cookie, and a redirect. `None` with any other token.
+    pub(in crate::gate) fn visit(&self, head: &Head<'_>, now: Timestamp) -> Option<HeaderMap> {
+        let candidate = head.path.strip_prefix(OWN)?.strip_prefix('/')?;
         // No token has a slash: one at the end was added on the way.
         let candidate = candidate.strip_suffix('/').unwrap_or(candidate);
-        let token = self.token().filter(|_| matches!(*request.method(), Method::GET | Method::HEAD))?;
+        let token = self.token().filter(|_| matches!(head.method, "GET" | "HEAD"))?;
         if !token.is(candidate.as_bytes()) {
             return None;
         }
         let value = token.cookie(now.checked_add(COOKIE_AGE).ok()?);
-        let secure = if is_https(request) { "; Secure" } else { "" };
+        let secure = if is_https(head) { "; Secure" } else { "" };
         let age = COOKIE_AGE.as_secs();
         let cookie = format!("{COOKIE_NAME}={value}; Max-Age={age}; Path=/; HttpOnly; SameSite=Lax{secure}");
-        let mut response = Response::new(Full::default());
-        *response.status_mut() = StatusCode::SEE_OTHER;
-        let headers = response.headers_mut();
+        let mut headers = HeaderMap::new();
         headers.insert(SET_COOKIE, HeaderValue::try_from(cookie).ok()?);
         headers.insert(LOCATION, HeaderValue::from_static("/"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        Some(response)
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        Some(headers)
     }
 
-    /// Takes away what is meant for this only: the application need not know the token, nor could it keep it secret.
-    pub(in crate::gate) fn strip(headers: &mut HeaderMap) {
-        headers.remove(HEADER);
-        let Entry::Occupied(mut lines) = headers.entry(COOKIE) else { return };
-        if !lines.iter().any(|line| line.as_bytes().split(|byte| *byte == b';').any(|pair| own_cookie(pair).is_some()))
-        {
-            return;
+    /// Leaves out what is meant for the gate: the application need not know the token, and could not keep it secret.
+    pub(in crate::gate) fn filter(name: &str, value: &[u8]) -> Filtered {
+        if name.eq_ignore_ascii_case(HEADER) {
+            return Filtered::Drop;
         }
-        let kept: Vec<_> = lines.iter().filter_map(without_own).collect();
-        let mut kept = kept.into_iter();
-        match kept.next() {
-            None => _ = lines.remove_entry_mult(),
-            Some(first) => {
-                lines.insert(first);
-                kept.for_each(|line| lines.append(line));
-            }
+        if !name.eq_ignore_ascii_case("cookie") {
+            return Filtered::Keep;
+        }
+        let mut pairs = value.split(|byte| *byte == b';');
+        if pairs.clone().all(|pair| own_cookie(pair).is_none()) {
+            return Filtered::Keep;
+        }
+        let kept: Vec<&[u8]> = pairs.by_ref().filter(|pair| own_cookie(pair).is_none()).collect();
+        match kept.join(&b';').trim_ascii_start() {
+            [] => Filtered::Drop,
+            kept => Filtered::Replace(kept.to_vec()),
         }
     }
 }
@@ -161,33 +156,21 @@ fn own_cookie(pair: &[u8]) -> Option<&[u8]> {
     (pair[..equals].trim_ascii() == COOKIE_NAME.as_bytes()).then(|| pair[equals + 1..].trim_ascii())
 }
 
-/// A line of cookies without the own ones, the others byte for byte; `None` if there are no others.
-fn without_own(line: &HeaderValue) -> Option<HeaderValue> {
-    let pairs = line.as_bytes().split(|byte| *byte == b';');
-    if pairs.clone().all(|pair| own_cookie(pair).is_none()) {
-        return Some(line.clone());
-    }
-    let kept: Vec<&[u8]> = pairs.filter(|pair| own_cookie(pair).is_none()).collect();
-    let kept = kept.join(&b';');
-    let kept = kept.trim_ascii_start();
-    if kept.is_empty() { None } else { HeaderValue::from_bytes(kept).ok() }
-}
-
 /// Whether the client came by TLS, as whoever ended it says: the first in a list is the one next to the client. A client
 /// that lies about this makes only its own cookie useless.
-fn is_https<B>(request: &Request<B>) -> bool {
-    let said = request.headers().get("x-forwarded-proto").map(HeaderValue::as_bytes);
-    let first = said.and_then(|said| said.split(|byte| *byte == b',').next());
-    match first {
-        Some(first) => first.trim_ascii().eq_ignore_ascii_case(b"https"),
-        None => request.uri().scheme() == Some(&Scheme::HTTPS),
-    }
+fn is_https(head: &Head<'_>) -> bool {
+    let first = head.fields.get("x-forwarded-proto").and_then(|said| said.split(|byte| *byte == b',').next());
+    first.map_or(head.is_https, |first| first.trim_ascii().eq_ignore_ascii_case(b"https"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Request;
+    use http::header::{COOKIE, HeaderName};
     use proptest::prelude::*;
+
+    use crate::proxy::headers::Sink;
 
     const TOKEN: &str = "0123456789abcdef";
 
@@ -210,10 +193,24 @@ mod tests {
     fn visit(method: &str, path: &str, lines: &[(&'static str, &str)]) -> Option<HeaderMap> {
         let mut request = Request::builder().method(method).uri(path).body(()).unwrap();
         *request.headers_mut() = headers(lines);
-        bypass().visit(&request, at(1000)).map(|response| {
-            assert_eq!(response.status(), StatusCode::SEE_OTHER);
-            response.into_parts().0.headers
-        })
+        bypass().visit(&Head::of(&request, false), at(1000))
+    }
+
+    fn admits(bypass: &Bypass, lines: &[(&'static str, &str)], second: i64) -> bool {
+        bypass.admits(Fields::Map(&headers(lines)), at(second))
+    }
+
+    /// The fields that the application receives.
+    fn filtered(sent: &HeaderMap) -> HeaderMap {
+        let mut passed = HeaderMap::new();
+        for (name, value) in sent {
+            match Bypass::filter(name.as_str(), value.as_bytes()) {
+                Filtered::Keep => passed.field(name.as_str(), value.as_bytes()),
+                Filtered::Drop => {}
+                Filtered::Replace(value) => passed.field(name.as_str(), &value),
+            }
+        }
+        passed
     }
 
     #[test]
@@ -227,8 +224,8 @@ mod tests {
         let cookie = answer[SET_COOKIE].to_str().unwrap();
         let (pair, attributes) = cookie.split_once("; ").unwrap();
         assert_eq!(attributes, "Max-Age=43200; Path=/; HttpOnly; SameSite=Lax");
-        assert!(bypass().admits(&headers(&[("cookie", pair)]), at(1000 + 43199)));
-        assert!(!bypass().admits(&headers(&[("cookie", pair)]), at(1000 + 43200)));
+        assert!(admits(&bypass(), &[("cookie", pair)], 1000 + 43199));
+        assert!(!admits(&bypass(), &[("cookie", pair)], 1000 + 43200));
         assert!(visit("HEAD", &format!("{path}?x=y"), &[]).is_some());
         assert!(visit("GET", &format!("{path}/"), &[]).is_some(), "as it comes from some clipboards");
         for (proto, secure) in
@@ -281,11 +278,11 @@ mod tests {
             (&[("cookie", &format!("pitstop-bypass={signed}x"))], false),
         ];
         for (lines, expected) in table {
-            assert_eq!(bypass().admits(&headers(lines), at(1000)), *expected, "{lines:?}");
+            assert_eq!(admits(&bypass(), lines, 1000), *expected, "{lines:?}");
         }
         let gone = Bypass { token: watch::channel(None).1 };
-        assert!(!gone.admits(&headers(&[("pitstop-bypass", TOKEN), ("cookie", &own)]), at(1000)));
-        assert!(!gone.admits(&headers(&[("pitstop-bypass", "")]), at(1000)));
+        assert!(!admits(&gone, &[("pitstop-bypass", TOKEN), ("cookie", &own)], 1000));
+        assert!(!admits(&gone, &[("pitstop-bypass", "")], 1000));
     }
 
     #[test]
@@ -311,14 +308,14 @@ mod tests {
             sent.insert("x-other", HeaderValue::from_static("1"));
             sent.insert(HEADER, HeaderValue::from_static(TOKEN));
             before.iter().for_each(|line| _ = sent.append(COOKIE, HeaderValue::from_str(line).unwrap()));
-            Bypass::strip(&mut sent);
+            let sent = filtered(&sent);
             let kept: Vec<_> = sent.get_all(COOKIE).iter().map(|line| line.to_str().unwrap()).collect();
             assert_eq!(&kept, after, "{before:?}");
             assert!(!sent.contains_key(HEADER) && sent.contains_key("x-other"));
         }
         let mut sent = HeaderMap::new();
         sent.insert(COOKIE, HeaderValue::from_bytes(b"a=\xff\x80; pitstop-bypass=\xfe; b=\xc3").unwrap());
-        Bypass::strip(&mut sent);
+        let sent = filtered(&sent);
         assert_eq!(sent[COOKIE].as_bytes(), b"a=\xff\x80; b=\xc3");
     }
 
@@ -326,8 +323,7 @@ mod tests {
         #[test]
         fn no_own_cookie_is_left_and_no_other_lost(pairs in proptest::collection::vec("[ab= ]{0,4}|pitstop-bypass=[a-z;=]{0,5}", 0..6)) {
             let line = pairs.join(";");
-            let mut sent = headers(&[("cookie", &line)]);
-            Bypass::strip(&mut sent);
+            let sent = filtered(&headers(&[("cookie", &line)]));
             let others = |line: &str| {
                 let pairs = line.split(';').filter(|pair| own_cookie(pair.as_bytes()).is_none());
                 pairs.map(|pair| pair.trim().to_owned()).filter(|pair| !pair.is_empty()).collect::<Vec<_>>()

@@ -1,9 +1,8 @@
-//! Which requests an operator lets through in maintenance.
+//! The requests that an operator lets through in maintenance.
 //!
-//! Whatever is unclear is not let through: who is let through by mistake meets data that somebody is at work on.
+//! A request that is unclear is not let through: it could reach data that is being migrated.
 
 pub mod bypass;
-pub mod hold;
 pub mod network;
 mod origin;
 pub mod token;
@@ -12,12 +11,11 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hyper::body::Body;
-use hyper::header::{HeaderMap, HeaderName};
-use hyper::{Method, Request};
+use http::Method;
 
 use self::network::Network;
-use crate::gate::proxy::headers;
+use crate::proxy::headers;
+use crate::server::head::{Fields, Head};
 
 /// What an operator lets through, or lets wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,29 +33,30 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Whether it is let through in maintenance. `peer` is who has connected.
-    pub(in crate::gate) fn allows<B: Body>(&self, request: &Request<B>, peer: IpAddr) -> bool {
-        self.allows_method(request)
-            || self.allows_path(request.uri().path(), request.headers())
-            || self.allows_client(peer, request.headers())
+    /// Lets nothing through, and holds nothing.
+    pub const NONE: Self =
+        Self { methods: Vec::new(), paths: Vec::new(), clients: Vec::new(), proxies: Vec::new(), hold: Duration::ZERO };
+
+    /// Whether the request is let through in maintenance. `peer` is the other end of the connection.
+    pub(in crate::gate) fn allows(&self, head: &Head<'_>, peer: IpAddr) -> bool {
+        self.allows_method(head) || self.allows_path(head.path, head.fields) || self.allows_client(peer, head.fields)
     }
 
-    /// A method says what a request does only if nothing else says otherwise. And what an upgraded connection is used for
-    /// nobody knows: a WebSocket begins with `GET`. A body of `GET` and its like means nothing (RFC 9110 §9.3.1), so that some
-    /// applications leave it where it is and take it for their next request.
-    fn allows_method<B: Body>(&self, request: &Request<B>) -> bool {
+    /// A method says what a request does only if nothing else says otherwise. Nobody knows what an upgraded connection is used for:
+    /// a WebSocket begins with `GET`. A body of a safe method has no meaning (RFC 9110 §9.3.1), so that some applications leave it
+    /// unread and take it for the next request.
+    fn allows_method(&self, head: &Head<'_>) -> bool {
         const OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
-        let (method, headers) = (request.method(), request.headers());
-        let has_odd_body = method.is_safe() && !request.body().is_end_stream();
-        self.methods.iter().any(|AllowedMethod(allowed)| allowed == method)
+        let has_odd_body = head.is_safe() && head.has_body;
+        self.methods.iter().any(|AllowedMethod(allowed)| allowed.as_str() == head.method)
             && !has_odd_body
-            && headers::upgrade(headers, request.version()).is_none()
-            && !has_any(headers, &OVERRIDES)
+            && headers::upgrade(head.fields, head.version).is_none()
+            && !has_any(head.fields, &OVERRIDES)
     }
 
     /// Some servers and applications take the path, or how much of it is theirs, from a header, if there is one: `SCRIPT_NAME`
     /// is gunicorn's, from whoever connects from its own host, as this does.
-    fn allows_path(&self, path: &str, headers: &HeaderMap) -> bool {
+    fn allows_path(&self, path: &str, fields: Fields<'_>) -> bool {
         const OVERRIDES: [&str; 7] = [
             "x-original-url",
             "x-rewrite-url",
@@ -67,25 +66,25 @@ impl Policy {
             "daphne-root-path",
             "x-vhm-root",
         ];
-        self.paths.iter().any(|allowed| allowed.covers(path)) && !has_any(headers, &OVERRIDES)
+        self.paths.iter().any(|allowed| allowed.covers(path)) && !has_any(fields, &OVERRIDES)
     }
 
-    fn allows_client(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
+    fn allows_client(&self, peer: IpAddr, fields: Fields<'_>) -> bool {
         !self.clients.is_empty()
-            && origin::client(peer, headers, &self.proxies)
+            && origin::client(peer, fields, &self.proxies)
                 .is_some_and(|client| self.clients.iter().any(|network| network.contains(client)))
     }
 }
 
 /// Whether there is one of these headers, also in a spelling that many applications cannot tell from it.
-fn has_any(headers: &HeaderMap, names: &[&str]) -> bool {
-    headers.keys().any(|name| names.iter().any(|known| plain(name).eq(known.bytes())))
+fn has_any(fields: Fields<'_>, names: &[&str]) -> bool {
+    fields.iter().any(|(name, _)| names.iter().any(|known| plain(name).eq(known.bytes())))
 }
 
 /// The name of a header, with a dash for all that is neither letter nor digit. RFC 3875 §4.1.18 makes dashes underscores; some
 /// servers do the same to dots, or to any such character.
-fn plain(name: &HeaderName) -> impl Iterator<Item = u8> {
-    name.as_str().bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte } else { b'-' })
+fn plain(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' })
 }
 
 /// A method that is let through.
@@ -167,6 +166,7 @@ fn is_clear(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Request;
     use proptest::prelude::*;
 
     fn allowing(methods: &[&str], paths: &[&str]) -> Policy {
@@ -179,6 +179,10 @@ mod tests {
 
     const SOMEBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
+    fn lets_through(policy: &Policy, request: &Request<String>, peer: IpAddr) -> bool {
+        policy.allows(&Head::of(request, !request.body().is_empty()), peer)
+    }
+
     fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Request<String> {
         let builder = Request::builder().method(method).uri(target);
         let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
@@ -186,7 +190,7 @@ mod tests {
     }
 
     fn by_path(allowed: &[&str], target: &str) -> bool {
-        allowing(&[], allowed).allows(&request("POST", target, &[]), SOMEBODY)
+        lets_through(&allowing(&[], allowed), &request("POST", target, &[]), SOMEBODY)
     }
 
     #[test]
@@ -278,9 +282,9 @@ mod tests {
             "*",
         ] {
             // What is no target at all never gets here.
-            let Ok(uri) = target.parse::<hyper::Uri>() else { continue };
+            let Ok(uri) = target.parse::<http::Uri>() else { continue };
             let request = Request::builder().method("POST").uri(uri).body(String::new()).unwrap();
-            assert!(!allowing(&[], &["/webhooks/"]).allows(&request, SOMEBODY), "{target}");
+            assert!(!lets_through(&allowing(&[], &["/webhooks/"]), &request, SOMEBODY), "{target}");
         }
         for name in [
             "X-Original-URL",
@@ -295,13 +299,13 @@ mod tests {
             "X-VHM-Root",
         ] {
             let request = request("POST", "/webhooks/x", &[(name, "/admin")]);
-            assert!(!allowing(&[], &["/webhooks/"]).allows(&request, SOMEBODY), "{name}");
+            assert!(!lets_through(&allowing(&[], &["/webhooks/"]), &request, SOMEBODY), "{name}");
         }
         // For CONNECT, and for OPTIONS as such.
         let mut request = request("OPTIONS", "*", &[]);
-        assert!(!allowing(&[], &["/"]).allows(&request, SOMEBODY));
-        *request.uri_mut() = hyper::Uri::from_static("shop.example:80");
-        assert!(!allowing(&[], &["/"]).allows(&request, SOMEBODY));
+        assert!(!lets_through(&allowing(&[], &["/"]), &request, SOMEBODY));
+        *request.uri_mut() = http::Uri::from_static("shop.example:80");
+        assert!(!lets_through(&allowing(&[], &["/"]), &request, SOMEBODY));
     }
 
     #[test]
@@ -318,7 +322,7 @@ mod tests {
     fn a_method_is_what_it_says() {
         let policy = allowing(&["GET", "HEAD", "OPTIONS", "TRACE", "POST"], &[]);
         let allows = |method: &str, target: &str, headers: &[(&str, &str)]| {
-            policy.allows(&request(method, target, headers), SOMEBODY)
+            lets_through(&policy, &request(method, target, headers), SOMEBODY)
         };
         assert!(allows("GET", "/any/../thing%2f", &[("accept", "*/*")]));
         assert!(allows("HEAD", "/", &[]));
@@ -348,13 +352,13 @@ mod tests {
             [("GET", false), ("HEAD", false), ("OPTIONS", false), ("TRACE", false), ("POST", true)]
         {
             let request = request(method, "/", &[]).map(|_| "POST / HTTP/1.1".to_owned());
-            assert_eq!(policy.allows(&request, SOMEBODY), expected, "{method}");
+            assert_eq!(lets_through(&policy, &request, SOMEBODY), expected, "{method}");
         }
         // Where its path is let through, so is it.
         let policy = allowing(&["GET"], &["/chat"]);
         let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
-        assert!(policy.allows(&request("GET", "/chat", &upgrade), SOMEBODY));
-        assert!(!policy.allows(&request("GET", "/", &upgrade), SOMEBODY));
+        assert!(lets_through(&policy, &request("GET", "/chat", &upgrade), SOMEBODY));
+        assert!(!lets_through(&policy, &request("GET", "/", &upgrade), SOMEBODY));
     }
 
     #[test]
@@ -374,7 +378,7 @@ mod tests {
             ..Policy::default()
         };
         let allows = |peer: &str, forwarded: &[(&str, &str)]| {
-            policy.allows(&request("POST", "/", forwarded), peer.parse().unwrap())
+            lets_through(&policy, &request("POST", "/", forwarded), peer.parse().unwrap())
         };
         assert!(allows("192.0.2.9", &[]));
         assert!(allows("::ffff:192.0.2.9", &[]));
@@ -423,9 +427,9 @@ mod tests {
 
         #[test]
         fn what_is_allowed_is_below_the_path_however_it_is_read(target in tricky()) {
-            if let Ok(uri) = target.parse::<hyper::Uri>() {
+            if let Ok(uri) = target.parse::<http::Uri>() {
                 let request = Request::builder().method("POST").uri(uri).body(String::new()).unwrap();
-                if allowing(&[], &["/webhooks/"]).allows(&request, SOMEBODY) {
+                if lets_through(&allowing(&[], &["/webhooks/"]), &request, SOMEBODY) {
                     let path = request.uri().path();
                     prop_assert_eq!(resolved(path), path.split('/').filter(|segment| !segment.is_empty()).map(str::to_lowercase).collect::<Vec<_>>());
                     prop_assert_eq!(&resolved(path)[0], "webhooks");
@@ -435,10 +439,10 @@ mod tests {
 
         #[test]
         fn an_exact_path_is_that_path(target in "/[ -~]{0,12}") {
-            if let Ok(uri) = target.parse::<hyper::Uri>() {
+            if let Ok(uri) = target.parse::<http::Uri>() {
                 let request = Request::builder().method("POST").uri(uri).body(String::new()).unwrap();
                 let path = request.uri().path().to_owned();
-                prop_assert_eq!(allowing(&[], &["/a/b"]).allows(&request, SOMEBODY), path == "/a/b");
+                prop_assert_eq!(lets_through(&allowing(&[], &["/a/b"]), &request, SOMEBODY), path == "/a/b");
             }
         }
     }

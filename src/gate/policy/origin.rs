@@ -2,10 +2,9 @@
 
 use std::net::IpAddr;
 
-use hyper::header::{HeaderMap, HeaderValue};
-
 use super::network::Network;
 use super::{has_any, plain};
+use crate::server::head::Fields;
 
 /// Headers by which a proxy says that it forwards for somebody else. Those that begin with `x-forwarded` are known, too.
 const FORWARDING: [&str; 12] = [
@@ -29,14 +28,14 @@ const FORWARDING: [&str; 12] = [
 /// the right, the first that is no trusted proxy, since all to the left of that one may be made up; if all are, nobody. An
 /// entry that is no address ends the search without a result. Anybody else who says to forward for somebody is a proxy that
 /// nobody has vouched for, or a liar.
-pub(super) fn client(peer: IpAddr, headers: &HeaderMap, proxies: &[Network]) -> Option<IpAddr> {
+pub(super) fn client(peer: IpAddr, fields: Fields<'_>, proxies: &[Network]) -> Option<IpAddr> {
     let is_proxy = |address| proxies.iter().any(|network| network.contains(address));
     if !is_proxy(peer) {
-        return (!is_forwarded(headers)).then(|| peer.to_canonical());
+        return (!is_forwarded(fields)).then(|| peer.to_canonical());
     }
     // Of several lines the last one was added last (RFC 9110 §5.3).
-    let lines: Vec<&HeaderValue> = headers.get_all("x-forwarded-for").iter().collect();
-    let entries = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    let lines: Vec<&[u8]> = fields.all("x-forwarded-for").collect();
+    let entries = lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
     for entry in entries {
         // Neither a port nor brackets, nor the names of RFC 7239 §6: who writes those, writes them another way each time.
         let address: IpAddr = std::str::from_utf8(entry.trim_ascii()).ok()?.parse().ok()?;
@@ -48,17 +47,17 @@ pub(super) fn client(peer: IpAddr, headers: &HeaderMap, proxies: &[Network]) -> 
 }
 
 /// Whether somebody says that the request is not its own.
-fn is_forwarded(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| {
+fn is_forwarded(fields: Fields<'_>) -> bool {
+    fields.iter().any(|(name, _)| {
         const FORWARDED: &[u8] = b"x-forwarded";
         plain(name).take(FORWARDED.len()).eq(FORWARDED.iter().copied())
-    }) || has_any(headers, &FORWARDING)
+    }) || has_any(fields, &FORWARDING)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderName;
+    use http::header::{HeaderMap, HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     fn found(peer: &str, lines: &[(&str, &str)], proxies: &[&str]) -> Option<String> {
@@ -66,7 +65,8 @@ mod tests {
             (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
         });
         let proxies: Vec<Network> = proxies.iter().map(|network| network.parse().unwrap()).collect();
-        client(peer.parse().unwrap(), &headers.collect(), &proxies).map(|address| address.to_string())
+        client(peer.parse().unwrap(), Fields::Map(&headers.collect::<HeaderMap>()), &proxies)
+            .map(|address| address.to_string())
     }
 
     #[test]

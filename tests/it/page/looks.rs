@@ -109,7 +109,7 @@ fn every_page_is_valid_and_fits_on_a_phone() {
         return results.flatMap(({ messages }) => messages.map(({ ruleId, line, message }) => `${line} ${ruleId}: ${message}`));";
     let states = States::new(&["--title", "Shop"]);
     let mut browser = Browser::start();
-    let files = fs::read_dir(root().join("src/gate/texts")).unwrap().map(|file| file.unwrap().file_name());
+    let files = fs::read_dir(root().join("src/page/texts")).unwrap().map(|file| file.unwrap().file_name());
     let languages = files.filter_map(|name| Some(name.to_str()?.strip_suffix(".json")?.to_owned()));
     let languages: Vec<_> = languages.collect();
     assert!(languages.len() > 20);

@@ -1,0 +1,80 @@
+//! Forwarding: one request to the application, and its response.
+//!
+//! - [`http1`]: from HTTP/1.1 to HTTP/1.1, the fast path.
+//! - [`stream`]: every other combination.
+//! - [`headers`]: what changes of a message.
+//! - [`tracker`]: what a request holds, and when it has to end.
+
+pub mod error;
+pub mod headers;
+pub mod http1;
+pub mod stream;
+pub mod tracker;
+mod upgrade;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+use self::error::Error;
+use self::tracker::{Outcome, RequestTracker};
+use crate::metrics::Requests;
+use crate::upstream::http2::Multiplexed;
+use crate::upstream::pool::Pool;
+use crate::upstream::{Protocol, Upstream};
+
+/// The size of a response's head, in bytes.
+const HEAD_SIZE: usize = 256 * 1024;
+
+/// Forwards requests to the application.
+#[derive(Debug)]
+pub struct Proxy {
+    upstream: Upstream,
+    pool: Pool,
+    /// Instead of the pool, where the application speaks HTTP/2.
+    multiplexed: Option<Multiplexed>,
+    host: String,
+    /// For the application to accept a connection, to begin its response, and between two parts of it.
+    timeout: Duration,
+    requests: Arc<Requests>,
+}
+
+impl Proxy {
+    /// A proxy for this application. Each connection to it holds one of the permits, and is kept for `idle_timeout` without a
+    /// request. `timeout` is for the application to accept a connection, to begin its response, and between two parts of it.
+    #[must_use]
+    pub fn new(
+        upstream: Upstream,
+        permits: Arc<Semaphore>,
+        (idle_timeout, timeout): (Duration, Duration),
+        requests: Arc<Requests>,
+    ) -> Self {
+        let multiplexed =
+            (upstream.protocol() == Protocol::Http2).then(|| Multiplexed::new(upstream.resolver(), idle_timeout));
+        let pool = Pool::new(upstream.resolver(), permits, idle_timeout);
+        Self { host: upstream.to_string(), upstream, pool, multiplexed, timeout, requests }
+    }
+
+    /// The application's own host, for requests that name none.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether the application speaks HTTP/2.
+    #[must_use]
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.is_some()
+    }
+
+    /// Counts and logs what has become of a request.
+    fn report(&self, error: &Error, tracker: &mut RequestTracker) {
+        tracker.count(if matches!(error, Error::Aborted) { Outcome::Aborted } else { Outcome::Failed });
+        if let Some(cause) = error.cause() {
+            self.requests.errors.with_label_values(&[cause]).inc();
+            warn!("the application at {} {error}", self.upstream);
+        }
+    }
+}
