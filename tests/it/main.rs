@@ -6,6 +6,7 @@
 mod alerts;
 mod appearance;
 mod application;
+mod architecture;
 mod browser;
 mod bypass;
 mod chart_values;
