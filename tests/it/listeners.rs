@@ -405,11 +405,7 @@ fn a_connection_with_a_request_is_never_closed_to_make_room() {
 #[test]
 fn few_file_descriptors_mean_few_connections() {
     let mut sidecar = under(&["prlimit", "--nofile=350:350"], "127.0.0.1:0");
-    assert!(
-        sidecar.log().contains("only 30 connections are accepted at once: the limit on open files"),
-        "{}",
-        sidecar.log()
-    );
+    sidecar.logs("only 30 connections are accepted at once: the limit on open files");
     let mut taken: Vec<_> = (0..30).map(|_| connect(sidecar.traffic)).collect();
     for stream in &mut taken {
         assert_eq!(ask(stream), Some(503));
@@ -732,7 +728,7 @@ fn no_client_gets_a_sidecar_killed_for_its_memory() {
     let limit = MemoryLimit::new(32 * 1024 * 1024);
     let mut sidecar = limit.sidecar();
     let said = "only 548 connections are accepted at once: the memory limit (--memory-limit, or the container's) does not allow more";
-    assert!(sidecar.log().contains(said), "{}", sidecar.log());
+    sidecar.logs(said);
     let half = [&b"GET / HTTP/1.1\r\nHost: a\r\nX: "[..], &[b'y'; 8000]].concat();
     let mut heads: Vec<TcpStream> = Vec::new();
     for round in 0..2600 {

@@ -75,15 +75,17 @@ fn they_share_the_limit_on_connections_and_stop_together() {
     for client in &mut taken {
         assert_eq!(client.get("/").status(), 503);
     }
+    // Whichever threads serve them, the one that has waited longest for a request makes room.
     let mut fifth = connect(sidecar.traffic);
     fifth.write_all(GET.as_bytes()).unwrap();
+    let mut fifth = Client(std::io::BufReader::new(fifth));
+    assert_eq!(fifth.answer().status(), 503);
+    taken.remove(0).assert_closed();
     for client in &mut taken {
         assert_eq!(client.get("/").status(), 503);
     }
+    assert_eq!(sidecar.metric("pitstop_connections_evicted_total{listener=\"traffic\"}"), 1.0);
     assert_eq!(sidecar.metric("pitstop_requests_total{outcome=\"refused\"}"), 8.0);
-    taken.pop();
-    let mut fifth = Client(std::io::BufReader::new(fifth));
-    assert_eq!(fifth.answer().status(), 503);
     sidecar.signal("TERM");
     for client in taken.iter_mut().chain([&mut fifth]) {
         client.assert_closed();
