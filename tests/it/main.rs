@@ -14,6 +14,7 @@ mod charts;
 mod commands;
 mod compose;
 mod costs;
+mod differential;
 mod draining;
 mod events;
 mod fietsboek;
