@@ -249,7 +249,11 @@ impl<'a> Named<'a> {
     /// Whether the field is named. Fields that say what the proxies in front have seen are not: a client that names one would have
     /// it unsaid, and the proxy that may send it must not name it (RFC 9110 §7.6.1).
     fn contain(&self, name: &str) -> bool {
-        self.has_any && !is_of_proxies(name) && self.fields.lists("connection", name)
+        // Without its length, a message would end elsewhere for the next recipient (RFC 9112 §6.3).
+        self.has_any
+            && kind(name) != Kind::ContentLength
+            && !is_of_proxies(name)
+            && self.fields.lists("connection", name)
     }
 }
 
@@ -497,6 +501,14 @@ mod tests {
             response(Fields::Map(&map(lines)), StatusCode::OK, &mut Vec::new())
         };
         assert!(has_date(&[("date", "x")]) && !has_date(&[("x-date", "x")]));
+    }
+
+    #[test]
+    fn connection_does_not_take_the_length_away() {
+        let lines = [("connection", "content-length, x-a"), ("content-length", "5"), ("x-a", "1"), ("date", "x")];
+        assert_eq!(answered(&lines, 200), ["content-length: 5", "date: x"]);
+        let passed = sent(&[&[("host", "shop")], &lines[..]].concat(), &context(Version::HTTP_11));
+        assert_eq!(passed[..3], ["host: shop", "content-length: 5", "date: x"]);
     }
 
     #[test]
