@@ -39,9 +39,9 @@
 //! 1. `server/http1.rs` waits for a head, which `server/buffer.rs` reads into the thread's buffer and `http1/request.rs` parses
 //!    by the rules of `http1/fields.rs` and `http1/authority.rs`.
 //! 2. `gate/mod.rs` asks `gate/admission.rs` for a tracker, which asks `gate/verdict.rs` for the decision.
-//! 3. `proxy/http1.rs` makes the application's request by the rules of `proxy/headers.rs`, takes a connection from
-//!    `upstream/pool.rs`, and passes the bodies of `http1/body.rs` and the head of `http1/response.rs` between
-//!    `upstream/connection.rs` and `server/connection.rs`.
+//! 3. `proxy/exchange.rs` turns the request into the application's by the rules of `proxy/headers.rs`. `proxy/http1.rs` takes a
+//!    connection from `upstream/pool.rs`, and `proxy/pump.rs` passes the bodies of `http1/body.rs` and the head of
+//!    `http1/response.rs` between `upstream/connection.rs` and `server/connection.rs`.
 //! 4. `proxy/tracker.rs` counts it.
 
 pub mod admin;

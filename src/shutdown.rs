@@ -37,12 +37,6 @@ impl Stop {
         *self.0.borrow()
     }
 
-    /// Whether the phase has changed since this handle, or the one that it was cloned from, last waited.
-    #[must_use]
-    pub fn has_changed(&self) -> bool {
-        self.0.has_changed().unwrap_or(true)
-    }
-
     /// Waits until the process is about to end. Also when the sender is gone.
     pub async fn stopping(&mut self) {
         let _ = self.0.wait_for(|phase| *phase >= Phase::Stopping).await;

@@ -1,15 +1,13 @@
 //! The admin listener's service: an axum router, called for each request.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::task::Poll;
 
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use tower_service::Service as _;
@@ -17,9 +15,9 @@ use tower_service::Service as _;
 use crate::http1::Version;
 use crate::http1::body::{Decoder, Framing};
 use crate::server::connection::{Client, Connection, Exchange as Received, Next};
-use crate::server::head::{Persistence, Response as OwnResponse, encode_map};
+use crate::server::head::{Fields, Persistence, Response as OwnResponse, encode_map};
 use crate::server::stream::Socket;
-use crate::server::{Begin, Limits, Service, buffer, http2};
+use crate::server::{Begin, Limits, Service, http2};
 
 /// Answers requests by a router. Their bodies are not read: no route wants one.
 #[derive(Clone, Debug)]
@@ -73,12 +71,7 @@ impl Service for AdminService {
         };
         let mut routed = Request::new(Body::empty());
         (*routed.method_mut(), *routed.uri_mut()) = (method, uri);
-        for field in request.fields {
-            let name = HeaderName::from_bytes(field.name.as_bytes());
-            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(field.value)) {
-                routed.headers_mut().append(name, value);
-            }
-        }
+        *routed.headers_mut() = Fields::Lines(request.fields).to_map();
         let exchange = Exchange {
             request: routed,
             framing: request.framing,
@@ -102,16 +95,8 @@ impl Service for AdminService {
             body: response.body(),
             is_head: false,
         };
-        let sent = poll_fn(|cx| {
-            buffer::assemble(|out| own.encode(out, persistence));
-            Poll::Ready(connection.send(cx))
-        })
-        .await;
-        if sent.is_err() {
-            return Next::Close;
-        }
         let body = (!waits).then(|| Decoder::new(framing));
-        match connection.finish(body).await {
+        match connection.respond(|out| own.encode(out, persistence), body).await {
             true if persistence != Persistence::Closes => Next::Persist,
             true if framing == Framing::Length(0) && connection.input.is_empty() => Next::Close,
             _ => Next::Linger,

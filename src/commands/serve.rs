@@ -21,13 +21,13 @@ use super::{Failure, maintenance_files, runtime};
 use crate::admin::routes::{Admin, router};
 use crate::admin::service::AdminService;
 use crate::cli::{self, Common, HOLD_LIMIT, Serve};
-use crate::gate::admission::Policies;
+use crate::gate::Gate;
+use crate::gate::admission::{Admitter, Policies};
 use crate::gate::drain::abort_after;
 use crate::gate::forward_auth::{self, ForwardAuth};
 use crate::gate::hold::HoldSlots;
 use crate::gate::policy::Policy;
 use crate::gate::policy::bypass::Bypass;
-use crate::gate::{Admitting, Gate};
 use crate::maintenance::one_line;
 use crate::maintenance::state::Mode;
 use crate::maintenance::watch::{self as lookout, Role};
@@ -76,25 +76,25 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
         Some(upstream) => {
             let requests = metrics.forwarding()?;
             let policies = policies(serve, &requests, &stop)?;
-            let admitting =
-                Admitting { state: state.clone(), requests: Arc::new(requests), policies, aborts: aborts.clone() };
+            let admitter =
+                Admitter { state: state.clone(), requests: Arc::new(requests), policies, aborts: aborts.clone() };
             // All threads together open as many connections to the application as clients may have.
-            Some((upstream, Arc::new(Semaphore::new(limits.connections)), admitting))
+            Some((upstream, Arc::new(Semaphore::new(limits.connections)), admitter))
         }
     };
     let design = files::reload(sources(serve), serve.poll)?;
     let renderer = |forwards: bool| Renderer::new(state.clone(), design.clone(), serve.retry_after, forwards);
     let gate = || match forwarding.clone() {
         None => Gate::new(renderer(false), metrics.refused()),
-        Some((upstream, permits, admitting)) => {
+        Some((upstream, permits, admitter)) => {
             let timeouts = (limits.idle_timeout, serve.upstream_timeout);
-            let proxy = Proxy::new(upstream, permits, timeouts, admitting.requests.clone());
-            Gate::forwarding(renderer(true), metrics.refused(), proxy, admitting)
+            let proxy = Proxy::new(upstream, permits, timeouts, admitter.requests.clone());
+            Gate::forwarding(renderer(true), metrics.refused(), proxy, admitter)
         }
     };
     let forward_auth = ForwardAuth::new(state.clone(), Arc::new(renderer(false)), metrics.refused());
     let gates: Vec<_> = (0..serve.threads.get()).map(|_| gate()).collect();
-    let requests = forwarding.map(|(_, _, admitting)| admitting.requests);
+    let requests = forwarding.map(|(_, _, admitter)| admitter.requests);
     let in_flight = requests.as_ref().map(|requests| requests.in_flight.clone());
     let held = requests.as_ref().map(|requests| requests.held.clone());
 

@@ -44,13 +44,17 @@ pub(super) enum Admission {
     Visit,
 }
 
-/// What it takes to let requests in.
-#[derive(Debug)]
-pub(super) struct Admitter {
-    pub(super) state: watch::Receiver<State>,
-    pub(super) requests: Arc<Requests>,
-    pub(super) policies: Option<Policies>,
-    pub(super) aborts: Aborts,
+/// Lets requests in.
+#[derive(Clone, Debug)]
+pub struct Admitter {
+    /// Maintenance mode.
+    pub state: watch::Receiver<State>,
+    /// The metrics of forwarded requests.
+    pub requests: Arc<Requests>,
+    /// What is let through in maintenance, or held.
+    pub policies: Option<Policies>,
+    /// Aborts requests after the drain timeout.
+    pub aborts: Aborts,
 }
 
 impl Admitter {

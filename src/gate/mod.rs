@@ -17,7 +17,6 @@ mod verdict;
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,8 +37,8 @@ use crate::page::negotiation::Asked;
 use crate::page::{Cause, Rendered, Renderer};
 use crate::proxy::Proxy;
 use crate::proxy::error::Error;
+use crate::proxy::exchange::{Exchange as Forwarded, Failed};
 use crate::proxy::headers::Filter;
-use crate::proxy::http1::{Exchange as Forwarded, Failed};
 use crate::proxy::stream::{Responder, StreamFailed};
 use crate::proxy::tracker::RequestTracker;
 use crate::server::connection::{Client, Connection, Exchange as Received, Next};
@@ -86,7 +85,6 @@ pub struct Held {
     raw: Vec<u8>,
     slot: HoldSlot,
     until: Instant,
-    limit: usize,
 }
 
 impl Gate {
@@ -98,11 +96,10 @@ impl Gate {
 
     /// A gate that forwards requests while maintenance mode is off.
     #[must_use]
-    pub fn forwarding(renderer: Renderer, refused: IntCounter, proxy: Proxy, admission: Admitting) -> Self {
-        let Admitting { state, requests, policies, aborts } = admission;
-        let has_bypass = policies.as_ref().is_some_and(|policies| policies.bypass.is_some());
+    pub fn forwarding(renderer: Renderer, refused: IntCounter, proxy: Proxy, admitter: Admitter) -> Self {
+        let has_bypass = admitter.policies.as_ref().is_some_and(|policies| policies.bypass.is_some());
         let filter = has_bypass.then_some(Bypass::filter as Filter);
-        let forwarding = Forwarding { admitter: Admitter { state, requests, policies, aborts }, proxy, filter };
+        let forwarding = Forwarding { admitter, proxy, filter };
         Self(Arc::new(Shared { refused, renderer, forwarding: Some(forwarding) }))
     }
 
@@ -138,19 +135,6 @@ impl Gate {
     }
 }
 
-/// What a forwarding gate lets in.
-#[derive(Clone, Debug)]
-pub struct Admitting {
-    /// Maintenance mode.
-    pub state: tokio::sync::watch::Receiver<crate::maintenance::state::State>,
-    /// The metrics of forwarded requests.
-    pub requests: Arc<crate::metrics::Requests>,
-    /// What is let through in maintenance, or held.
-    pub policies: Option<admission::Policies>,
-    /// Aborts requests after the drain timeout.
-    pub aborts: crate::proxy::tracker::Aborts,
-}
-
 /// A page for a wrong token or an outdated path may be on its way to another site.
 const NO_REFERRER: &[u8] = b"referrer-policy: no-referrer\r\n";
 
@@ -171,8 +155,7 @@ impl Service for Gate {
             Admission::Held(until) => {
                 let slots = forwarding.admitter.policies.as_ref().map(|policies| &policies.slots);
                 if let Some(slot) = slots.and_then(hold::HoldSlots::take) {
-                    let raw = received.raw.to_vec();
-                    let held = Held { limit: raw.len(), raw, slot, until };
+                    let held = Held { raw: received.raw.to_vec(), slot, until };
                     return Begin::Run(Exchange::Hold(held), 0);
                 }
                 self.refusal(&head).encode(out, b"", received.persistence);
@@ -242,24 +225,21 @@ impl Gate {
         let Failed { error, head, body, version, persists } = failed;
         let persistence = connection.persistence(version, persists && body.is_some());
         let mut storage = fields::storage();
-        let page = match request::Request::parse(&head, &mut storage, usize::MAX) {
-            Ok(Some(request)) => self.failure(&error, &Asked::by(&Head::of_http1(&request))),
-            _ => return Next::Linger,
-        };
-        let respond = |out: &mut Vec<u8>| page.encode(out, b"", persistence);
-        finish(connection, respond, body, persistence).await
+        let Some(request) = request::Request::parse_again(&head, &mut storage) else { return Next::Linger };
+        let page = self.failure(&error, &Asked::by(&Head::of_http1(&request)));
+        respond(connection, &page, body, persistence).await
     }
 
     /// Lets a request wait until maintenance is over, and judges it anew then.
     async fn hold<S: Socket>(&self, held: Held, connection: &mut Connection<S>) -> Next {
-        let Held { raw, slot, mut until, limit } = held;
+        let Held { raw, slot, mut until } = held;
         let Some(forwarding) = &self.0.forwarding else { return Next::Close };
         let Some(policies) = &forwarding.admitter.policies else { return Next::Close };
         let (mut state, mut stop) = (forwarding.admitter.state.clone(), policies.stop.clone());
         let client = connection.client.clone();
         let mut granted = None;
         while hold::wait(&mut state, until, connection.left(), &mut stop).await {
-            match judge(&forwarding.admitter, &raw, limit, &client) {
+            match judge(&forwarding.admitter, &raw, &client) {
                 Some(Admission::Granted(tracker)) => {
                     granted = Some(tracker);
                     break;
@@ -288,7 +268,7 @@ impl Gate {
         connection: &mut Connection<S>,
     ) -> Option<Forwarded> {
         let mut storage = fields::storage();
-        let request = request::Request::parse(raw, &mut storage, usize::MAX).ok().flatten()?;
+        let request = request::Request::parse_again(raw, &mut storage)?;
         let Connection { input, client, .. } = connection;
         Some(buffer::take_kept(input, |body| {
             let persistence = Persistence::Persists;
@@ -303,12 +283,12 @@ impl Gate {
 
     async fn refuse_held<S: Socket>(&self, raw: &[u8], connection: &mut Connection<S>) -> Next {
         let mut storage = fields::storage();
-        let Ok(Some(request)) = request::Request::parse(raw, &mut storage, usize::MAX) else { return Next::Linger };
+        let Some(request) = request::Request::parse_again(raw, &mut storage) else { return Next::Linger };
         let waits_for_continue = request.expects_continue && connection.input.is_empty();
         let body = (!waits_for_continue).then(|| Decoder::new(request.framing));
         let persistence = connection.persistence(request.version, request.persists && body.is_some());
         let page = self.refusal(&Head::of_http1(&request));
-        finish(connection, |out: &mut Vec<u8>| page.encode(out, b"", persistence), body, persistence).await
+        respond(connection, &page, body, persistence).await
     }
 
     /// Lets an HTTP/2 request in, or says how it is answered.
@@ -387,30 +367,22 @@ impl Gate {
     }
 }
 
-/// Sends a response while the rest of its request is read and thrown away.
-async fn finish<S: Socket>(
+/// Answers with a page while the rest of the request is discarded.
+async fn respond<S: Socket>(
     connection: &mut Connection<S>,
-    respond: impl Fn(&mut Vec<u8>),
+    page: &Rendered,
     body: Option<Decoder>,
     persistence: Persistence,
 ) -> Next {
-    let sent = poll_fn(|cx| {
-        buffer::assemble(&respond);
-        Poll::Ready(connection.send(cx))
-    })
-    .await;
-    if sent.is_err() {
-        return Next::Close;
-    }
     let is_known = body.is_some();
-    let is_read = connection.finish(body).await;
+    let is_read = connection.respond(|out| page.encode(out, b"", persistence), body).await;
     if is_known && is_read && persistence != Persistence::Closes { Next::Persist } else { Next::Linger }
 }
 
 /// Judges a request whose head was kept.
-fn judge(admitter: &Admitter, raw: &[u8], limit: usize, client: &Client) -> Option<Admission> {
+fn judge(admitter: &Admitter, raw: &[u8], client: &Client) -> Option<Admission> {
     let mut storage = fields::storage();
-    let request = request::Request::parse(raw, &mut storage, limit).ok().flatten()?;
+    let request = request::Request::parse_again(raw, &mut storage)?;
     Some(admitter.admit(&Head::of_http1(&request), client.address))
 }
 

@@ -34,7 +34,13 @@ pub fn elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Whether any field with this name lists the token, in any case and with any parameters.
 #[must_use]
 pub fn lists(fields: &[Field<'_>], name: &str, token: &str) -> bool {
-    values(fields, name).flat_map(elements).any(|element| {
+    values(fields, name).any(|list| has_token(list, token))
+}
+
+/// Whether a list has this token, in any case and with any parameters.
+#[must_use]
+pub fn has_token(list: &[u8], token: &str) -> bool {
+    elements(list).any(|element| {
         let name = element.split(|byte| *byte == b';').next().unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(token.as_bytes())
     })

@@ -85,6 +85,12 @@ impl<'h, 'b> Request<'h, 'b> {
         Ok(Some(Self { method, target, version, fields, framing, persists, expects_continue, length }))
     }
 
+    /// Parses a head that was accepted before, and kept.
+    #[must_use]
+    pub fn parse_again(head: &'b [u8], storage: &'h mut Storage<'b>) -> Option<Self> {
+        Self::parse(head, storage, usize::MAX).ok().flatten()
+    }
+
     /// The authority that the client asked for: the target's, else that of `Host`, which may be empty. `None` for HTTP/1.0
     /// without either.
     #[must_use]

@@ -65,8 +65,8 @@ impl<'h, 'b> Response<'h, 'b> {
         // HTTP/1.0 has no transfer codings: an intermediary may have passed this one on unread (RFC 9112 §6.1). A length beside a
         // coding may be an attempt to split the response (RFC 9112 §6.3).
         let has = |name| fields::values(fields, name).next().is_some();
-        let is_faulty = has("transfer-encoding")
-            && (version == Version::Http10 || (framing == Framing::Chunked && has("content-length")));
+        let is_faulty = (version == Version::Http10 && has("transfer-encoding"))
+            || (framing == Framing::Chunked && has("content-length"));
         let persists = framing != Framing::UntilClose && !is_faulty && fields::persists(fields, version);
         let reason = parsed.reason.unwrap_or_default();
         Ok(Some(Self { status, reason, version, fields, framing, persists, length }))

@@ -2,7 +2,7 @@
 //! is first asked for.
 //!
 //! - [`negotiation`]: the format and the language that the client can read.
-//! - `content`: what a page says, and how machines and terminals are told it.
+//! - `content`: the content of a page, and its forms for machines and terminals.
 //! - `template` and `csp`: the page for people, and what their browser may run.
 //! - [`design`]: the operator's [`brand`] on the built-in template, or a template of their own, read from [`files`].
 

@@ -134,6 +134,11 @@ impl Error {
     }
 }
 
+/// The connection has ended before the message.
+pub(super) fn end_of_file() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "end of file")
+}
+
 impl From<HeadError> for Error {
     fn from(error: HeadError) -> Self {
         match error {

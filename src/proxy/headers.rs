@@ -1,12 +1,14 @@
 //! The fields of a forwarded message: as few as possible change. The rules work on names and values in order, and write to a
 //! [`Sink`], so that they are the same for each combination of versions.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::HeaderMap;
 use http::{StatusCode, Version};
 
 use crate::http1::authority::is_authority;
+use crate::http1::body::{TRAILER_FIELDS, parse_trailers};
+use crate::http1::error::BodyError;
 use crate::http1::fields;
-use crate::server::head::{Fields, lists};
+use crate::server::head::{self, Fields};
 
 /// A request that could be read in more than one way. In HTTP/1.1 the parser finds these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,10 +38,7 @@ impl Sink for Vec<u8> {
 
 impl Sink for HeaderMap {
     fn field(&mut self, name: &str, value: &[u8]) {
-        // Whatever a parser has accepted can be in a map.
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
-            self.append(name, value);
-        }
+        head::append(self, name, value);
     }
 }
 
@@ -229,6 +228,17 @@ pub fn trailers(fields: Fields<'_>, sink: &mut impl Sink) {
     }
 }
 
+/// Passes on a trailer section that a decoder has found.
+///
+/// # Errors
+///
+/// See [`parse_trailers`].
+pub fn trailer_section(section: &[u8], sink: &mut impl Sink) -> Result<(), BodyError> {
+    let mut room = [httparse::EMPTY_HEADER; TRAILER_FIELDS];
+    trailers(Fields::Lines(parse_trailers(section, &mut room)?), sink);
+    Ok(())
+}
+
 /// The fields that `Connection` names, beside those that are always of one connection only.
 struct Named<'a> {
     fields: Fields<'a>,
@@ -282,7 +292,7 @@ pub fn upgrade(fields: Fields<'_>, version: Version) -> Option<&[u8]> {
 #[must_use]
 pub fn is_asked_for(protocols: Option<&[u8]>, response: Fields<'_>) -> bool {
     let (Some(protocols), Some(protocol)) = (protocols, response.get("upgrade")) else { return false };
-    std::str::from_utf8(protocol).is_ok_and(|protocol| lists(protocols, protocol.trim()))
+    std::str::from_utf8(protocol).is_ok_and(|protocol| fields::has_token(protocols, protocol.trim()))
 }
 
 /// The host of an HTTP/2 request.
@@ -304,6 +314,7 @@ pub fn http2_host<'a>(fields: Fields<'a>, authority: Option<&'a str>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header::{HeaderName, HeaderValue};
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let entry = |(name, value): &(&'static str, &'static str)| {

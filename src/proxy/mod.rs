@@ -1,13 +1,15 @@
 //! Forwarding: one request to the application, and its response.
 //!
-//! - [`http1`]: from HTTP/1.1 to HTTP/1.1, the fast path.
-//! - [`stream`]: every other combination.
+//! - [`http1`]: from HTTP/1.1 to HTTP/1.1, the fast path: an [`exchange`], whose bytes a `pump` passes on.
+//! - [`stream`]: every other combination, over frames.
 //! - [`headers`]: what changes of a message.
 //! - [`tracker`]: what a request holds, and when it has to end.
 
 pub mod error;
+pub mod exchange;
 pub mod headers;
 pub mod http1;
+mod pump;
 pub mod stream;
 pub mod tracker;
 mod upgrade;
@@ -55,18 +57,6 @@ impl Proxy {
             (upstream.protocol() == Protocol::Http2).then(|| Multiplexed::new(upstream.resolver(), idle_timeout));
         let pool = Pool::new(upstream.resolver(), permits, idle_timeout);
         Self { host: upstream.to_string(), upstream, pool, multiplexed, timeout, requests }
-    }
-
-    /// The application's own host, for requests that name none.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// Whether the application speaks HTTP/2.
-    #[must_use]
-    pub fn is_multiplexed(&self) -> bool {
-        self.multiplexed.is_some()
     }
 
     /// Counts and logs what has become of a request.

@@ -60,6 +60,23 @@ pub fn poll_read<S: AsyncRead + Unpin, T>(
     })
 }
 
+/// Passes the bytes that were kept to `take`, and reads only if it consumes none of them.
+pub fn poll_next<S: AsyncRead + Unpin, T>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+    kept: &mut Vec<u8>,
+    mut take: impl FnMut(&[u8]) -> (usize, T),
+) -> Poll<io::Result<Input<T>>> {
+    let before = kept.len();
+    if before > 0 {
+        let taken = take_kept(kept, &mut take);
+        if kept.len() < before {
+            return Poll::Ready(Ok(Input::Read(taken)));
+        }
+    }
+    poll_read(stream, cx, kept, take)
+}
+
 /// Passes the bytes that were kept to `take`, and keeps those that it has not consumed.
 pub fn take_kept<T>(kept: &mut Vec<u8>, take: impl FnOnce(&[u8]) -> (usize, T)) -> T {
     let bytes = std::mem::take(kept);

@@ -76,6 +76,15 @@ pub enum Next {
     Reset,
 }
 
+impl From<Persistence> for Next {
+    fn from(persistence: Persistence) -> Self {
+        match persistence {
+            Persistence::Closes => Self::Close,
+            Persistence::Keeps | Persistence::Persists => Self::Persist,
+        }
+    }
+}
+
 impl<S: Socket> Connection<S> {
     /// How long the client may take nothing of its response.
     #[must_use]
@@ -120,6 +129,39 @@ impl<S: Socket> Connection<S> {
         buffer::poll_read(&mut self.stream, cx, &mut self.input, take)
     }
 
+    /// Passes all that is not consumed yet to `take`, and reads only if it consumes none of that.
+    ///
+    /// # Errors
+    ///
+    /// The client is gone.
+    pub fn poll_next<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: impl FnMut(&[u8]) -> (usize, T),
+    ) -> Poll<io::Result<Input<T>>> {
+        buffer::poll_next(&mut self.stream, cx, &mut self.input, take)
+    }
+
+    /// Asks for a body that waits for it (RFC 9110 §10.1.1).
+    ///
+    /// # Errors
+    ///
+    /// The client is gone.
+    pub fn send_continue(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        buffer::assemble(|out| out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"));
+        self.send(cx)
+    }
+
+    /// Sends a whole response while the rest of its request is discarded: see [`Connection::finish`].
+    pub async fn respond(&mut self, encode: impl Fn(&mut Vec<u8>), body: Option<Decoder>) -> bool {
+        let sent = poll_fn(|cx| {
+            buffer::assemble(&encode);
+            Poll::Ready(self.send(cx))
+        })
+        .await;
+        sent.is_ok() && self.finish(body).await
+    }
+
     /// Waits until the client has closed its direction or is gone. What it sends meanwhile is kept, up to the size of a head.
     pub async fn left(&mut self) {
         poll_fn(|cx| {
@@ -152,9 +194,9 @@ impl<S: Socket> Connection<S> {
                 };
                 let mut has_moved = self.output.len() < before;
                 if let Some(decoder) = &mut body {
-                    match self.poll_discard(cx, decoder) {
-                        Poll::Ready(true) => has_moved = true,
-                        Poll::Ready(false) => return Poll::Ready(false),
+                    match self.poll_next(cx, |input| discard(decoder, input)) {
+                        Poll::Ready(Ok(Input::Read(true))) => has_moved = true,
+                        Poll::Ready(_) => return Poll::Ready(false),
                         Poll::Pending => {}
                     }
                 }
@@ -177,24 +219,6 @@ impl<S: Socket> Connection<S> {
             }
         })
         .await
-    }
-
-    /// Ready with whether more of the body has arrived, or it is over in a bad way.
-    fn poll_discard(&mut self, cx: &mut Context<'_>, decoder: &mut Decoder) -> Poll<bool> {
-        let mut discard = |input: &[u8]| discard(decoder, input);
-        if !self.input.is_empty() {
-            let before = self.input.len();
-            if !buffer::take_kept(&mut self.input, &mut discard) {
-                return Poll::Ready(false);
-            }
-            if self.input.len() < before {
-                return Poll::Ready(true);
-            }
-        }
-        match ready!(buffer::poll_read(&mut self.stream, cx, &mut self.input, discard)) {
-            Ok(Input::Read(is_valid)) => Poll::Ready(is_valid),
-            Ok(Input::End) | Err(_) => Poll::Ready(false),
-        }
     }
 
     /// Closes the connection after the client has had time to read its response: to close a socket on which something is unread
@@ -231,7 +255,7 @@ impl<S: Socket> Connection<S> {
     }
 }
 
-/// Throws away what there is of a body. Returns how much that is, and whether it is valid.
+/// Discards the available part of a body. Returns the number of bytes consumed, and whether they are valid.
 fn discard(decoder: &mut Decoder, input: &[u8]) -> (usize, bool) {
     let mut consumed = 0;
     loop {
@@ -243,7 +267,7 @@ fn discard(decoder: &mut Decoder, input: &[u8]) -> (usize, bool) {
                     Piece::Trailers(_) | Piece::End | Piece::More => return (consumed, true),
                 }
             }
-            Err(_) => return (consumed, false),
+            Err(_) => return (input.len(), false),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! A request's head in any version of HTTP, and the heads of pitstop's own responses.
 
-use http::header::{DATE, HeaderMap, HeaderValue};
+use http::header::{DATE, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 
 use super::date;
+use crate::http1;
 use crate::http1::body::Framing;
 use crate::http1::fields::{self, Field};
 use crate::http1::request::{Request, Target};
@@ -56,21 +57,27 @@ impl<'a> Fields<'a> {
         self.iter().find(|(line, _)| line.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
+    /// The lines as a map. Whatever a parser has accepted can be in one.
+    #[must_use]
+    pub fn to_map(self) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        self.iter().for_each(|(name, value)| append(&mut map, name, value));
+        map
+    }
+
     /// Whether any line with this name lists the token, whatever its parameters.
     #[must_use]
     pub fn lists(self, name: &str, token: &str) -> bool {
         let mut values = self.iter().filter(|(line, _)| line.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-        values.any(|value| lists(value, token))
+        values.any(|value| fields::has_token(value, token))
     }
 }
 
-/// Whether a list has this token, whatever its parameters.
-#[must_use]
-pub fn lists(value: &[u8], token: &str) -> bool {
-    fields::elements(value).any(|element| {
-        let name = element.split(|byte| *byte == b';').next().unwrap_or_default();
-        name.trim_ascii().eq_ignore_ascii_case(token.as_bytes())
-    })
+/// Adds a field to a map.
+pub fn append(map: &mut HeaderMap, name: &str, value: &[u8]) {
+    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+        map.append(name, value);
+    }
 }
 
 /// Iterates over field lines.
@@ -102,10 +109,7 @@ impl<'a> Head<'a> {
             method: request.method,
             path: without_query(request.target.path_and_query()),
             is_https,
-            version: match request.version {
-                crate::http1::Version::Http10 => Version::HTTP_10,
-                crate::http1::Version::Http11 => Version::HTTP_11,
-            },
+            version: request.version.into(),
             fields: Fields::Lines(request.fields),
             has_body: request.framing != Framing::Length(0),
         }
@@ -128,6 +132,15 @@ impl<'a> Head<'a> {
     #[must_use]
     pub fn is_safe(&self) -> bool {
         matches!(self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE")
+    }
+}
+
+impl From<http1::Version> for Version {
+    fn from(version: http1::Version) -> Self {
+        match version {
+            http1::Version::Http10 => Self::HTTP_10,
+            http1::Version::Http11 => Self::HTTP_11,
+        }
     }
 }
 
@@ -192,13 +205,26 @@ impl Response<'_> {
 }
 
 /// Appends `Date`, which a server with a clock has to send (RFC 9110 §6.6.1).
-pub fn encode_date(out: &mut Vec<u8>) {
+fn encode_date(out: &mut Vec<u8>) {
     out.extend_from_slice(b"date: ");
     date::with(|date| out.extend_from_slice(date.as_bytes()));
     out.extend_from_slice(b"\r\n");
 }
 
-/// The same for a map.
+/// Ends the head of a response that is passed on: its framing and what becomes of the connection. `Date` is added if it is missing,
+/// as RFC 9110 §6.6.1 asks of recipients that forward a response.
+pub fn encode_end(out: &mut Vec<u8>, is_chunked: bool, persistence: Persistence, has_date: bool) {
+    if is_chunked {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    out.extend_from_slice(persistence.field());
+    if !has_date {
+        encode_date(out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Inserts `Date` into a map.
 pub fn insert_date(map: &mut HeaderMap) {
     if let Ok(date) = date::with(HeaderValue::from_str) {
         map.insert(DATE, date);

@@ -1,7 +1,7 @@
 //! Listening: bind, accept, limits, timeouts, and a drain that ends. Both listeners use this module.
 //!
-//! - [`http1`](self) connections are one loop each, with [`buffer`]s that the thread shares and one [`timer`].
-//! - HTTP/2 connections are the `h2` crate's, with a task for each stream.
+//! - `http1`: one loop per connection, with [`buffer`]s that the thread shares and one [`timer`].
+//! - [`http2`]: the `h2` crate, with a task for each stream.
 //! - [`slots`] limit the connections, and make room where one of them waits.
 
 pub mod buffer;

@@ -14,8 +14,8 @@ use super::resolver::Resolver;
 
 /// So many idle connections are kept.
 const KEPT: usize = 1024;
-/// How often idle connections are checked: one that the application has closed takes up a file descriptor here, and one that is
-/// kept takes one up there.
+/// How often idle connections are checked. A connection that the application has closed uses a file descriptor of pitstop, and an
+/// idle connection uses one of the application.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The connections to the application.
