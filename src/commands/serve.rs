@@ -65,8 +65,8 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     let (limits, too_few) = limits(serve);
     let metrics = Metrics::register(Registry::new())?;
     let admin_limits = Limits { connections: ADMIN_CONNECTIONS, ..limits };
-    let admin = Listener::bind("--admin-listen", common.admin_listen, admin_limits, metrics.evictions("admin"))?;
-    let traffic = Listener::bind("--listen", serve.listen, limits, metrics.evictions("traffic"))?;
+    let admin = Listener::bind("--admin-listen", common.admin_listen, admin_limits, metrics.limits("admin"))?;
+    let traffic = Listener::bind("--listen", serve.listen, limits, metrics.limits("traffic"))?;
     let (state, looks) = lookout::start(&files, serve.poll, Role::Open)?;
     let (phase, stop) = watch::channel(Phase::Running);
     let stop = Stop::new(stop);
@@ -225,7 +225,7 @@ fn limits(serve: &Serve) -> (Limits, Option<&'static str>) {
         header_timeout: serve.header_timeout,
         idle_timeout: serve.idle_timeout,
         connections: connections.min(files),
-        streams: streams / serve.threads,
+        streams,
     };
     (limits, scarce)
 }

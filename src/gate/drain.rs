@@ -50,8 +50,7 @@ mod tests {
         before.see(0, Observation::Off, Instant::now());
         let (states, state) = watch::channel(before);
         let in_flight = IntGauge::new("in_flight", "in flight").unwrap();
-        let evictions = prometheus::IntCounter::new("evictions", "evictions").unwrap();
-        let aborts = Aborts::new(Slots::new(1, evictions));
+        let aborts = Aborts::new(Slots::one());
         let mut aborted = aborts.next();
         tokio::spawn(abort_after(state, in_flight, Duration::from_millis(1), aborts));
         states.send_modify(|state| _ = state.see(0, on(), Instant::now()));

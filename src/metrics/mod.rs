@@ -30,9 +30,19 @@ pub struct Metrics {
     last_look: Gauge,
     requests: IntCounterVec,
     evictions: IntCounterVec,
+    refused_streams: IntCounterVec,
     check: IntGaugeVec,
     checks: IntCounterVec,
     process: Process,
+}
+
+/// What is counted at the limits of a listener.
+#[derive(Clone, Debug)]
+pub struct LimitCounters {
+    /// The connections that made room for others.
+    pub evictions: IntCounter,
+    /// The streams that were refused.
+    pub refused_streams: IntCounter,
 }
 
 /// What is counted of requests that are forwarded.
@@ -81,6 +91,10 @@ impl Metrics {
             ),
             &["listener"],
         )?;
+        let refused_streams = IntCounterVec::new(
+            Opts::new("pitstop_streams_refused_total", "HTTP/2 requests refused at the limit that memory sets."),
+            &["listener"],
+        )?;
         let changes = IntCounterVec::new(
             Opts::new(
                 "pitstop_maintenance_mode_changes_total",
@@ -121,6 +135,7 @@ impl Metrics {
             )?,
             requests: added(&registry, requests)?,
             evictions: added(&registry, evictions)?,
+            refused_streams: added(&registry, refused_streams)?,
             check: added(&registry, check)?,
             checks: added(&registry, checks)?,
             process: Process::register(&registry)?,
@@ -134,10 +149,13 @@ impl Metrics {
         self.requests.with_label_values(&["refused"])
     }
 
-    /// Counts the connections to this listener, `traffic` or `admin`, that made room for others.
+    /// Counts what happens at the limits of this listener, `traffic` or `admin`.
     #[must_use]
-    pub fn evictions(&self, listener: &str) -> IntCounter {
-        self.evictions.with_label_values(&[listener])
+    pub fn limits(&self, listener: &str) -> LimitCounters {
+        LimitCounters {
+            evictions: self.evictions.with_label_values(&[listener]),
+            refused_streams: self.refused_streams.with_label_values(&[listener]),
+        }
     }
 
     /// What is counted of requests that are forwarded; registers what there is only of those.

@@ -491,7 +491,7 @@ mod tests {
     use std::future::poll_fn;
     use std::sync::Arc;
 
-    use prometheus::{IntCounter, Registry};
+    use prometheus::Registry;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
     use tokio::time::sleep;
@@ -525,7 +525,7 @@ mod tests {
     async fn run(request: &str, (client_room, application_room): (usize, usize), is_reused: bool) -> Running {
         let limits =
             Limits { header_size: 8192, header_timeout: TIMEOUT, idle_timeout: IDLE, connections: 1, streams: 1 };
-        let slots = Slots::new(1, IntCounter::new("evictions", "evictions").unwrap());
+        let slots = Slots::one();
         let requests = Arc::new(Metrics::register(Registry::new()).unwrap().forwarding().unwrap());
         let aborts = Aborts::new(slots.clone());
         let (client, stream) = duplex(client_room);

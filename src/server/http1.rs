@@ -228,7 +228,6 @@ mod tests {
     use bytes::Bytes;
     use h2::RecvStream;
     use h2::server::SendResponse;
-    use prometheus::IntCounter;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::sync::Notify;
     use tokio::task::JoinHandle;
@@ -287,7 +286,7 @@ mod tests {
     async fn served(room: usize) -> Served {
         let limits =
             Limits { header_size: 8192, header_timeout: HEADER, idle_timeout: IDLE, connections: 1, streams: 1 };
-        let slots = Slots::new(1, IntCounter::new("evictions", "evictions").unwrap());
+        let slots = Slots::one();
         let (client, stream) = duplex(room);
         let service = Fake::default();
         let connection = Box::new(Connection::for_test(stream, &slots, limits).await);
@@ -327,7 +326,7 @@ mod tests {
         let served = served(8192).await;
         let limits =
             Limits { header_size: 8192, header_timeout: HEADER, idle_timeout: IDLE, connections: 1, streams: 1 };
-        let slots = Slots::new(1, IntCounter::new("evictions", "evictions").unwrap());
+        let slots = Slots::one();
         let connection = Box::new(Connection::for_test(duplex(1).1, &slots, limits).await);
         assert!(size_of_val(&*connection) <= 256, "{}", size_of_val(&*connection));
         let future = serve(connection, &served.service);

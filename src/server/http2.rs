@@ -12,7 +12,7 @@ use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::DATE;
 use http::{Request, Response};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -32,7 +32,7 @@ const STREAMS: u32 = 128;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Serves a connection whose preface has been read.
-pub(super) async fn serve<S: Socket, V: Service>(connection: Box<Connection<S>>, service: V, streams: Arc<Semaphore>) {
+pub(super) async fn serve<S: Socket, V: Service>(connection: Box<Connection<S>>, service: V) {
     let Connection { stream, input, timer, client, slot, limits, .. } = *connection;
     let header_size = u32::try_from(limits.header_size).unwrap_or(u32::MAX);
     let mut builder = Builder::new();
@@ -66,7 +66,7 @@ pub(super) async fn serve<S: Socket, V: Service>(connection: Box<Connection<S>>,
                 debug!("an HTTP/2 connection of {} has failed: {error}", client.text());
                 return;
             }
-            Some(Ok((request, respond))) => begin(request, respond, (&service, &client, limits), &open, &streams),
+            Some(Ok((request, respond))) => begin(request, respond, (&service, &client, limits), &open),
         }
     }
 }
@@ -77,9 +77,8 @@ fn begin<V: Service>(
     mut respond: SendResponse<Bytes>,
     (service, client, limits): (&V, &Client, Limits),
     open: &Arc<Open>,
-    streams: &Arc<Semaphore>,
 ) {
-    let Ok(permit) = streams.clone().try_acquire_owned() else {
+    let Some(permit) = open.slot.all().take_stream() else {
         respond.send_reset(Reason::REFUSED_STREAM);
         return;
     };

@@ -14,6 +14,6 @@ pub struct Limits {
     /// The number of connections. At the limit, the connection that has waited longest for a request makes room for the next
     /// one, which waits only while all of them have requests.
     pub connections: usize,
-    /// The number of HTTP/2 requests at once, on all connections of a thread. Those above it are reset.
+    /// The number of HTTP/2 requests at once, on all connections together. Those above it are refused (RFC 9113 §8.7).
     pub streams: usize,
 }

@@ -21,11 +21,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::IntCounter;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -34,6 +32,7 @@ pub use self::limits::Limits;
 pub use self::service::{Begin, Service};
 use self::slots::{Occupied, Slots};
 use self::timer::{Timer, after};
+use crate::metrics::LimitCounters;
 use crate::shutdown::Stop;
 
 /// The system may keep this many connections that are not accepted yet.
@@ -76,7 +75,7 @@ pub enum BindError {
 
 impl Listener {
     /// Listens at the address. `[::]` takes IPv4 connections as well, and is `0.0.0.0` on a host without IPv6.
-    /// `flag` is named in errors. `evictions` counts the connections that made room for others.
+    /// `flag` is named in errors. `counters` count what happens at the limits.
     ///
     /// # Errors
     ///
@@ -85,7 +84,7 @@ impl Listener {
         flag: &'static str,
         address: SocketAddr,
         limits: Limits,
-        evictions: IntCounter,
+        counters: LimitCounters,
     ) -> Result<Self, BindError> {
         let bound = bind(address).or_else(|error| match Errno::from_io_error(&error) {
             Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if address.is_ipv6() && address.ip().is_unspecified() => {
@@ -98,7 +97,7 @@ impl Listener {
             _ => BindError::Other { flag, address, source },
         })?;
         let address = socket.local_addr().map_err(|source| BindError::Other { flag, address, source })?;
-        Ok(Self { socket, address, limits, slots: Slots::new(limits.connections, evictions) })
+        Ok(Self { socket, address, limits, slots: Slots::new(limits.connections, limits.streams, counters) })
     }
 
     /// The same socket for another thread: the first thread that has time accepts the next connection. The limits apply to all
@@ -133,7 +132,6 @@ impl Listener {
     pub async fn serve<V: Service>(self, service: V, mut stop: Stop) -> io::Result<()> {
         let Self { socket, limits, slots, .. } = self;
         let listener = TcpListener::from_std(socket)?;
-        let streams = Arc::new(Semaphore::new(limits.streams.min(Semaphore::MAX_PERMITS)));
         let mut is_failing = false;
         loop {
             let accepted = tokio::select! {
@@ -164,10 +162,10 @@ impl Listener {
                 slot,
                 limits,
             });
-            let (service, streams) = (service.clone(), streams.clone());
+            let service = service.clone();
             tokio::spawn(async move {
                 if let Some(connection) = http1::serve(connection, &service).await {
-                    Box::pin(http2::serve(connection, service, streams)).await;
+                    Box::pin(http2::serve(connection, service)).await;
                 }
             });
         }

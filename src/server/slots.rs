@@ -1,4 +1,4 @@
-//! The connections of a listener: how many there may be, and which one makes room for another.
+//! The connections of a listener and their HTTP/2 streams: how many there may be, and which connection makes room for another.
 //!
 //! At the limit, the connection that has waited longest for a request is closed, as nginx reuses its connections. Clients that
 //! send half a head, or nothing, keep nobody out.
@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use prometheus::IntCounter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
+
+use crate::metrics::LimitCounters;
 
 /// A connection that closes at this moment makes room by itself: so long is waited for that.
 const GRACE: Duration = Duration::from_millis(10);
@@ -33,9 +34,29 @@ pub struct Slots {
     limit: usize,
     free: Arc<Semaphore>,
     open: Mutex<Open>,
+    /// Those of all connections.
+    streams: Arc<Semaphore>,
     is_draining: AtomicBool,
-    evictions: IntCounter,
-    logged: Mutex<Option<Instant>>,
+    counters: LimitCounters,
+    eviction_logged: Logged,
+    refusal_logged: Logged,
+}
+
+/// When something was last logged.
+#[derive(Debug, Default)]
+struct Logged(Mutex<Option<Instant>>);
+
+impl Logged {
+    /// Whether it may be logged again.
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let mut logged = lock(&self.0);
+        let is_due = logged.is_none_or(|logged| now - logged >= LOG_INTERVAL);
+        if is_due {
+            *logged = Some(now);
+        }
+        is_due
+    }
 }
 
 #[derive(Debug, Default)]
@@ -100,17 +121,39 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Slots {
-    /// So many slots. Evictions are counted by `evictions`.
+    /// Slots for so many connections, and so many streams on all of them together.
     #[must_use]
-    pub fn new(limit: usize, evictions: IntCounter) -> Arc<Self> {
+    pub fn new(limit: usize, streams: usize, counters: LimitCounters) -> Arc<Self> {
         Arc::new(Self {
             limit,
             free: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
             open: Mutex::default(),
+            streams: Arc::new(Semaphore::new(streams.min(Semaphore::MAX_PERMITS))),
             is_draining: AtomicBool::new(false),
-            evictions,
-            logged: Mutex::new(None),
+            counters,
+            eviction_logged: Logged::default(),
+            refusal_logged: Logged::default(),
         })
+    }
+
+    /// One slot, for tests.
+    #[cfg(any(test, fuzzing))]
+    #[allow(clippy::unwrap_used, reason = "for tests")]
+    pub(crate) fn one() -> Arc<Self> {
+        let counter = || prometheus::IntCounter::new("count", "count").unwrap();
+        Self::new(1, 1, LimitCounters { evictions: counter(), refused_streams: counter() })
+    }
+
+    /// Room for another stream. `None` if there is none: the stream is to be refused.
+    pub(super) fn take_stream(&self) -> Option<OwnedSemaphorePermit> {
+        let taken = self.streams.clone().try_acquire_owned().ok();
+        if taken.is_none() {
+            self.counters.refused_streams.inc();
+            if self.refusal_logged.is_due() {
+                warn!("as many HTTP/2 requests are running as memory allows: refusing more");
+            }
+        }
+        taken
     }
 
     /// Waits for a free slot, and makes room where a connection waits for a request.
@@ -150,11 +193,8 @@ impl Slots {
         let Some(longest) = lock(&self.open).next_candidate() else { return false };
         longest.is_evicted.store(true, Relaxed);
         longest.wake();
-        self.evictions.inc();
-        let now = Instant::now();
-        let mut logged = lock(&self.logged);
-        if logged.is_none_or(|logged| now - logged >= LOG_INTERVAL) {
-            *logged = Some(now);
+        self.counters.evictions.inc();
+        if self.eviction_logged.is_due() {
             let limit = self.limit;
             warn!("all {limit} connections are open: closing those that have waited longest for a request");
         }

@@ -755,6 +755,8 @@ fn no_client_gets_a_sidecar_killed_for_its_memory() {
     for connection in closed_windows.iter_mut().rev().take(20) {
         connection.wait_for(3, 0);
     }
+    sidecar.logs("as many HTTP/2 requests are running as memory allows: refusing more");
+    assert!(sidecar.metric("pitstop_streams_refused_total{listener=\"traffic\"}") >= 20.0);
     assert_eq!(ask(&mut connect(sidecar.traffic)), Some(503));
     assert_eq!(sidecar.admin("/livez").body, "ok");
     assert!(sidecar.child.try_wait().unwrap().is_none(), "{}", sidecar.log());

@@ -70,6 +70,7 @@ fn every_metric_and_its_type() {
             "pitstop_maintenance_mode_expected_end_timestamp_seconds gauge",
             "pitstop_maintenance_mode_start_timestamp_seconds gauge",
             "pitstop_requests_total counter",
+            "pitstop_streams_refused_total counter",
             "process_cpu_seconds_total counter",
             "process_max_fds gauge",
             "process_open_fds gauge",
