@@ -171,8 +171,8 @@ impl Service for Gate {
 
     async fn run<S: Socket>(&self, exchange: Exchange, connection: &mut Connection<S>) -> Next {
         match exchange {
-            Exchange::Forward(exchange) => self.forward(*exchange, connection).await,
-            Exchange::Hold(held) => self.hold(held, connection).await,
+            Exchange::Forward(exchange) => self.forward(exchange, connection).await,
+            Exchange::Hold(held) => Box::pin(self.hold(held, connection)).await,
         }
     }
 
@@ -193,7 +193,7 @@ impl Service for Gate {
                     let options = (forwarding.filter, idle_timeout);
                     let forwarded = forwarding.proxy.forward_stream(request, respond, &client, tracker, options).await;
                     if let Err(failed) = forwarded {
-                        self.fail_stream(*failed, &asked, idle_timeout).await;
+                        Box::pin(self.fail_stream(*failed, &asked, idle_timeout)).await;
                     }
                     return;
                 }
@@ -212,11 +212,11 @@ impl Forwarding {
 }
 
 impl Gate {
-    async fn forward<S: Socket>(&self, exchange: Forwarded, connection: &mut Connection<S>) -> Next {
+    async fn forward<S: Socket>(&self, exchange: Box<Forwarded>, connection: &mut Connection<S>) -> Next {
         let Some(forwarding) = &self.0.forwarding else { return Next::Close };
-        match Box::pin(forwarding.proxy.forward(exchange, connection)).await {
+        match forwarding.proxy.forward(exchange, connection).await {
             Ok(next) => next,
-            Err(failed) => self.fail(failed, connection).await,
+            Err(failed) => Box::pin(self.fail(*failed, connection)).await,
         }
     }
 
@@ -224,10 +224,12 @@ impl Gate {
     async fn fail<S: Socket>(&self, failed: Failed, connection: &mut Connection<S>) -> Next {
         let Failed { error, head, body, version, persists } = failed;
         let persistence = connection.persistence(version, persists && body.is_some());
-        let mut storage = fields::storage();
-        let Some(request) = request::Request::parse_again(&head, &mut storage) else { return Next::Linger };
-        let page = self.failure(&error, &Asked::by(&Head::of_http1(&request)));
-        respond(connection, &page, body, persistence).await
+        let page = parse_again(&head, |request| self.failure(&error, &Asked::by(&Head::of_http1(request))));
+        drop(head);
+        match page {
+            Some(page) => respond(connection, &page, body, persistence).await,
+            None => Next::Linger,
+        }
     }
 
     /// Lets a request wait until maintenance is over, and judges it anew then.
@@ -252,7 +254,7 @@ impl Gate {
         drop(slot);
         match granted {
             Some(tracker) => match self.released(forwarding, &raw, tracker, connection) {
-                Some(exchange) => self.forward(exchange, connection).await,
+                Some(exchange) => self.forward(Box::new(exchange), connection).await,
                 None => Next::Linger,
             },
             None => self.refuse_held(&raw, connection).await,
@@ -267,28 +269,31 @@ impl Gate {
         tracker: RequestTracker,
         connection: &mut Connection<S>,
     ) -> Option<Forwarded> {
-        let mut storage = fields::storage();
-        let request = request::Request::parse_again(raw, &mut storage)?;
         let Connection { input, client, .. } = connection;
-        Some(buffer::take_kept(input, |body| {
-            let persistence = Persistence::Persists;
-            let received = Received { request: &request, raw, body, client, persistence };
-            buffer::assemble(|out| {
-                let (exchange, consumed) =
-                    Forwarded::new(&forwarding.proxy, &received, tracker, forwarding.filter, out);
-                (consumed, exchange)
+        parse_again(raw, |request| {
+            buffer::take_kept(input, |body| {
+                let persistence = Persistence::Persists;
+                let received = Received { request, raw, body, client, persistence };
+                buffer::assemble(|out| {
+                    let (exchange, consumed) =
+                        Forwarded::new(&forwarding.proxy, &received, tracker, forwarding.filter, out);
+                    (consumed, exchange)
+                })
             })
-        }))
+        })
     }
 
     async fn refuse_held<S: Socket>(&self, raw: &[u8], connection: &mut Connection<S>) -> Next {
-        let mut storage = fields::storage();
-        let Some(request) = request::Request::parse_again(raw, &mut storage) else { return Next::Linger };
-        let waits_for_continue = request.expects_continue && connection.input.is_empty();
-        let body = (!waits_for_continue).then(|| Decoder::new(request.framing));
-        let persistence = connection.persistence(request.version, request.persists && body.is_some());
-        let page = self.refusal(&Head::of_http1(&request));
-        respond(connection, &page, body, persistence).await
+        let refusal = parse_again(raw, |request| {
+            let waits_for_continue = request.expects_continue && connection.input.is_empty();
+            let body = (!waits_for_continue).then(|| Decoder::new(request.framing));
+            let persistence = connection.persistence(request.version, request.persists && body.is_some());
+            (self.refusal(&Head::of_http1(request)), body, persistence)
+        });
+        match refusal {
+            Some((page, body, persistence)) => respond(connection, &page, body, persistence).await,
+            None => Next::Linger,
+        }
     }
 
     /// Lets an HTTP/2 request in, or says how it is answered.
@@ -299,30 +304,39 @@ impl Gate {
         client: &Client,
         respond: &mut SendResponse<Bytes>,
     ) -> Result<RequestTracker, Response<Bytes>> {
+        match forwarding.admitter.admit(head, client.address) {
+            Admission::Granted(tracker) => Ok(tracker),
+            Admission::Held(until) => Box::pin(self.hold_stream(forwarding, head, client, respond, until)).await,
+            Admission::Refused => Err(self.refusal(head).into_response()),
+            Admission::Visit => Err(match self.visit(head, forwarding.bypass()) {
+                Ok(headers) => {
+                    let mut response = Response::default();
+                    *response.status_mut() = StatusCode::SEE_OTHER;
+                    *response.headers_mut() = headers;
+                    response
+                }
+                Err(page) => {
+                    let mut response = page.into_response();
+                    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+                    response
+                }
+            }),
+        }
+    }
+
+    /// Lets an HTTP/2 request wait until maintenance is over, and judges it anew then.
+    async fn hold_stream(
+        &self,
+        forwarding: &Forwarding,
+        head: &Head<'_>,
+        client: &Client,
+        respond: &mut SendResponse<Bytes>,
+        mut until: Instant,
+    ) -> Result<RequestTracker, Response<Bytes>> {
         let admitter = &forwarding.admitter;
-        let mut until = match admitter.admit(head, client.address) {
-            Admission::Granted(tracker) => return Ok(tracker),
-            Admission::Held(until) => until,
-            Admission::Refused => return Err(self.refusal(head).into_response()),
-            Admission::Visit => {
-                return Err(match self.visit(head, forwarding.bypass()) {
-                    Ok(headers) => {
-                        let mut response = Response::default();
-                        *response.status_mut() = StatusCode::SEE_OTHER;
-                        *response.headers_mut() = headers;
-                        response
-                    }
-                    Err(page) => {
-                        let mut response = page.into_response();
-                        response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-                        response
-                    }
-                });
-            }
-        };
         let refuse = || self.refusal(head).into_response();
         let policies = admitter.policies.as_ref().ok_or_else(refuse)?;
-        let slot = policies.slots.take().ok_or_else(refuse)?;
+        let _slot = policies.slots.take().ok_or_else(refuse)?;
         let (mut state, mut stop) = (admitter.state.clone(), policies.stop.clone());
         loop {
             let left = async { _ = poll_fn(|cx| respond.poll_reset(cx)).await };
@@ -330,10 +344,7 @@ impl Gate {
                 return Err(refuse());
             }
             match admitter.admit(head, client.address) {
-                Admission::Granted(tracker) => {
-                    drop(slot);
-                    return Ok(tracker);
-                }
+                Admission::Granted(tracker) => return Ok(tracker),
                 // It has begun again.
                 Admission::Held(again) => until = again,
                 _ => return Err(refuse()),
@@ -381,9 +392,13 @@ async fn respond<S: Socket>(
 
 /// Judges a request whose head was kept.
 fn judge(admitter: &Admitter, raw: &[u8], client: &Client) -> Option<Admission> {
+    parse_again(raw, |request| admitter.admit(&Head::of_http1(request), client.address))
+}
+
+/// Parses a head that was kept. The fields take several kilobytes, which no future may hold while it waits.
+fn parse_again<T>(raw: &[u8], then: impl FnOnce(&request::Request<'_, '_>) -> T) -> Option<T> {
     let mut storage = fields::storage();
-    let request = request::Request::parse_again(raw, &mut storage)?;
-    Some(admitter.admit(&Head::of_http1(&request), client.address))
+    request::Request::parse_again(raw, &mut storage).map(|request| then(&request))
 }
 
 /// Assembles a redirect with these fields.

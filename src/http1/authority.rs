@@ -23,6 +23,23 @@ fn is_ipv6(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
 }
 
+/// The characters of a registered name beside those that are percent-encoded.
+const NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128u8 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._~!$&'()*+;=";
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
+
 /// Whether this is a registered name or an IPv4 address, which has the same characters.
 fn is_name(mut text: &[u8]) -> bool {
     if text.is_empty() {
@@ -31,7 +48,7 @@ fn is_name(mut text: &[u8]) -> bool {
     while let [first, rest @ ..] = text {
         text = match (first, rest) {
             (b'%', [high, low, rest @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
-            (first, rest) if first.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(first) => rest,
+            (first, rest) if NAME[usize::from(*first)] => rest,
             _ => return false,
         };
     }

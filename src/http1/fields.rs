@@ -12,29 +12,171 @@ pub type Field<'b> = httparse::Header<'b>;
 /// in front of them.
 pub const LIMIT: usize = 256;
 
-/// Room for the fields of one head. It is not initialized: that would cost more than to parse a usual head.
-pub type Storage<'b> = [MaybeUninit<Field<'b>>; LIMIT];
+/// Room for the fields of one head.
+#[derive(Debug)]
+pub struct Storage<'b> {
+    /// Not initialized: that would cost more than to parse a usual head.
+    pub(super) lines: [MaybeUninit<Field<'b>>; LIMIT],
+    pub(super) kinds: [Kind; LIMIT],
+}
 
 /// Empty room for the fields of one head.
 #[must_use]
 pub fn storage<'b>() -> Storage<'b> {
-    [const { MaybeUninit::uninit() }; LIMIT]
+    Storage { lines: [const { MaybeUninit::uninit() }; LIMIT], kinds: [Kind::Other; LIMIT] }
 }
 
-/// The values of all fields with this name, which is compared without regard to case.
-pub fn values<'f>(fields: &'f [Field<'f>], name: &'f str) -> impl Iterator<Item = &'f [u8]> {
-    fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+/// A field that has a meaning to a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `Connection`.
+    Connection,
+    /// `Content-Length`.
+    ContentLength,
+    /// `Cookie`.
+    Cookie,
+    /// `Date`.
+    Date,
+    /// `Expect`.
+    Expect,
+    /// `X-Forwarded-For`.
+    ForwardedFor,
+    /// `X-Forwarded-Host`.
+    ForwardedHost,
+    /// `X-Forwarded-Proto`.
+    ForwardedProto,
+    /// `Host`.
+    Host,
+    /// `HTTP2-Settings`.
+    Http2Settings,
+    /// `Keep-Alive`.
+    KeepAlive,
+    /// `Proxy-Connection`.
+    ProxyConnection,
+    /// `TE`.
+    Te,
+    /// `Transfer-Encoding`.
+    TransferEncoding,
+    /// `Upgrade`.
+    Upgrade,
+    /// Any other.
+    Other,
+}
+
+impl Kind {
+    /// The kind of the field with this name, in any case.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        let name = name.as_bytes();
+        match name.len() {
+            2 if lower(name) == *b"te" => Self::Te,
+            4 if lower(name) == *b"date" => Self::Date,
+            4 if lower(name) == *b"host" => Self::Host,
+            6 if lower(name) == *b"cookie" => Self::Cookie,
+            6 if lower(name) == *b"expect" => Self::Expect,
+            7 if lower(name) == *b"upgrade" => Self::Upgrade,
+            10 if lower(name) == *b"connection" => Self::Connection,
+            10 if lower(name) == *b"keep-alive" => Self::KeepAlive,
+            14 if lower(name) == *b"content-length" => Self::ContentLength,
+            14 if lower(name) == *b"http2-settings" => Self::Http2Settings,
+            15 if lower(name) == *b"x-forwarded-for" => Self::ForwardedFor,
+            16 if lower(name) == *b"proxy-connection" => Self::ProxyConnection,
+            16 if lower(name) == *b"x-forwarded-host" => Self::ForwardedHost,
+            17 if lower(name) == *b"transfer-encoding" => Self::TransferEncoding,
+            17 if lower(name) == *b"x-forwarded-proto" => Self::ForwardedProto,
+            _ => Self::Other,
+        }
+    }
+
+    fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
+    /// The name in lower case; empty for [`Kind::Other`].
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::ContentLength => "content-length",
+            Self::Cookie => "cookie",
+            Self::Date => "date",
+            Self::Expect => "expect",
+            Self::ForwardedFor => "x-forwarded-for",
+            Self::ForwardedHost => "x-forwarded-host",
+            Self::ForwardedProto => "x-forwarded-proto",
+            Self::Host => "host",
+            Self::Http2Settings => "http2-settings",
+            Self::KeepAlive => "keep-alive",
+            Self::ProxyConnection => "proxy-connection",
+            Self::Te => "te",
+            Self::TransferEncoding => "transfer-encoding",
+            Self::Upgrade => "upgrade",
+            Self::Other => "",
+        }
+    }
+}
+
+/// A name of this length in lower case, in registers: a loop over its characters would take longer than all else that is done
+/// with it. Besides upper case, only characters that no name has change (RFC 9110 §5.6.2).
+fn lower<const N: usize>(name: &[u8]) -> [u8; N] {
+    name.first_chunk().map_or([0; N], |name| name.map(|byte| byte | 0x20))
+}
+
+/// The field lines of a head, in order. Each name is looked at once: what is asked of a head is mostly whether it has a field,
+/// and mostly it has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lines<'h, 'b> {
+    lines: &'h [Field<'b>],
+    kinds: &'h [Kind],
+    all_kinds: u16,
+}
+
+impl<'h, 'b> Lines<'h, 'b> {
+    /// These lines. `kinds` is room for what kind each of them is.
+    #[must_use]
+    pub fn new(lines: &'h [Field<'b>], kinds: &'h mut [Kind; LIMIT]) -> Self {
+        let mut all_kinds = 0;
+        for (kind, line) in kinds.iter_mut().zip(lines) {
+            *kind = Kind::of(line.name);
+            all_kinds |= kind.bit();
+        }
+        Self { lines, kinds: &kinds[..lines.len()], all_kinds }
+    }
+
+    /// Whether a line of this kind is among them.
+    #[must_use]
+    pub fn has(self, kind: Kind) -> bool {
+        self.all_kinds & kind.bit() != 0
+    }
+
+    /// All lines.
+    #[must_use]
+    pub fn all(self) -> &'h [Field<'b>] {
+        self.lines
+    }
+
+    /// What kind each of the lines is.
+    #[must_use]
+    pub fn kinds(self) -> &'h [Kind] {
+        self.kinds
+    }
+
+    /// The values of all lines of this kind.
+    pub fn values(self, kind: Kind) -> impl Iterator<Item = &'b [u8]> {
+        let lines = self.kinds.iter().zip(self.lines);
+        lines.filter(move |(line, _)| **line == kind).map(|(_, line)| line.value)
+    }
+
+    /// Whether any line of this kind lists the token, in any case and with any parameters.
+    #[must_use]
+    pub fn list(self, kind: Kind, token: &str) -> bool {
+        self.has(kind) && self.values(kind).any(|list| has_token(list, token))
+    }
 }
 
 /// The elements of a comma-separated list, without surrounding white space and without empty ones (RFC 9110 §5.6.1).
 pub fn elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
-}
-
-/// Whether any field with this name lists the token, in any case and with any parameters.
-#[must_use]
-pub fn lists(fields: &[Field<'_>], name: &str, token: &str) -> bool {
-    values(fields, name).any(|list| has_token(list, token))
 }
 
 /// Whether a list has this token, in any case and with any parameters.
@@ -52,8 +194,11 @@ pub fn has_token(list: &[u8], token: &str) -> bool {
 ///
 /// [`HeadError::ContentLength`]: anything but digits, more than 2⁶⁴ − 1, or values that differ. Equal values are accepted
 /// in neither form (`7, 7` or two lines), though RFC 9112 §6.3 allows it: recipients disagree about them.
-pub fn content_length(fields: &[Field<'_>]) -> Result<Option<u64>, HeadError> {
-    let mut values = values(fields, "content-length");
+pub fn content_length(fields: Lines<'_, '_>) -> Result<Option<u64>, HeadError> {
+    if !fields.has(Kind::ContentLength) {
+        return Ok(None);
+    }
+    let mut values = fields.values(Kind::ContentLength);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(HeadError::ContentLength);
@@ -70,13 +215,12 @@ pub fn content_length(fields: &[Field<'_>]) -> Result<Option<u64>, HeadError> {
 /// Anything but a single `chunked` on a single line. [`HeadError::Coding`]: there is another coding, which would have to be
 /// undone here. [`HeadError::TransferEncoding`]: `chunked` is repeated, which is one coding to some recipients and two to
 /// others, or not the last, or the list has an empty element.
-pub fn is_chunked(fields: &[Field<'_>]) -> Result<bool, HeadError> {
-    // Nearly all messages.
-    if values(fields, "transfer-encoding").next().is_none() {
+pub fn is_chunked(fields: Lines<'_, '_>) -> Result<bool, HeadError> {
+    if !fields.has(Kind::TransferEncoding) {
         return Ok(false);
     }
     let codings = || {
-        let lists = values(fields, "transfer-encoding");
+        let lists = fields.values(Kind::TransferEncoding);
         lists.flat_map(|list| list.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
     };
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
@@ -91,21 +235,15 @@ pub fn is_chunked(fields: &[Field<'_>]) -> Result<bool, HeadError> {
 
 /// Whether the connection persists after the message. `close` wins over `keep-alive` (RFC 9112 §9.3).
 #[must_use]
-pub fn persists(fields: &[Field<'_>], version: Version) -> bool {
-    let lists = |token| lists(fields, "connection", token);
+pub fn persists(fields: Lines<'_, '_>, version: Version) -> bool {
+    let lists = |token| fields.list(Kind::Connection, token);
     !lists("close") && (version == Version::Http11 || lists("keep-alive"))
 }
 
 /// Checks that every line of a head ends in CR LF: httparse takes a lone LF for the end of a line, others do not.
 pub(super) fn check_line_ends(head: &[u8]) -> Result<(), HeadError> {
-    let mut before = 0;
-    for &byte in head {
-        if byte == b'\n' && before != b'\r' {
-            return Err(HeadError::LineEnd);
-        }
-        before = byte;
-    }
-    Ok(())
+    let is_lone = |at: usize| at == 0 || head[at - 1] != b'\r';
+    if memchr::memchr_iter(b'\n', head).any(is_lone) { Err(HeadError::LineEnd) } else { Ok(()) }
 }
 
 /// What has arrived of a head, up to the limit. What follows is never looked at, so that the result is the same however the
@@ -143,6 +281,45 @@ mod tests {
     }
 
     #[test]
+    fn knows_each_kind_by_its_name_alone() {
+        use Kind::*;
+        let kinds = [
+            Connection,
+            ContentLength,
+            Cookie,
+            Date,
+            Expect,
+            ForwardedFor,
+            ForwardedHost,
+            ForwardedProto,
+            Host,
+            Http2Settings,
+            KeepAlive,
+            ProxyConnection,
+            Te,
+            TransferEncoding,
+            Upgrade,
+        ];
+        for kind in kinds {
+            let name = kind.name();
+            assert_eq!(Kind::of(name), kind);
+            assert_eq!(Kind::of(&name.to_ascii_uppercase()), kind);
+            for at in 0..name.len() {
+                let mut other = name.to_owned();
+                other.replace_range(at..=at, "_");
+                assert_eq!(Kind::of(&other), Other, "{other}");
+                assert_eq!(Kind::of(&name[..at]), Other, "{name} cut at {at}");
+            }
+            let fields = [Field { name: "a", value: b"1" }, Field { name, value: b"2" }];
+            for other in kinds {
+                assert_eq!(Lines::new(&fields, &mut [Other; LIMIT]).has(other), other == kind);
+                assert_eq!(Lines::new(&fields, &mut [Other; LIMIT]).values(other).count(), usize::from(other == kind));
+            }
+        }
+        assert_eq!((Kind::of(""), Kind::of("user-agent"), Other.name()), (Other, Other, ""));
+    }
+
+    #[test]
     fn finds_tokens_in_lists() {
         let table: &[(&[(&str, &str)], bool)] = &[
             (&[], false),
@@ -154,16 +331,19 @@ mod tests {
             (&[("x-connection", "close")], false),
         ];
         for (lines, expected) in table {
-            assert_eq!(lists(&fields(lines), "connection", "close"), *expected, "{lines:?}");
+            assert_eq!(
+                Lines::new(&fields(lines), &mut [Kind::Other; LIMIT]).list(Kind::Connection, "close"),
+                *expected,
+                "{lines:?}"
+            );
         }
     }
 
     #[test]
     fn accepts_one_content_length_of_digits() {
         let length = |values: &[&'static str]| {
-            content_length(
-                &values.iter().map(|v| Field { name: "Content-Length", value: v.as_bytes() }).collect::<Vec<_>>(),
-            )
+            let lines = values.iter().map(|v| Field { name: "Content-Length", value: v.as_bytes() });
+            content_length(Lines::new(&lines.collect::<Vec<_>>(), &mut [Kind::Other; LIMIT]))
         };
         assert_eq!(length(&[]), Ok(None));
         for (text, number) in [("0", 0), ("42", 42), ("007", 7), ("18446744073709551615", u64::MAX)] {
@@ -179,9 +359,8 @@ mod tests {
     #[test]
     fn accepts_no_coding_but_a_single_chunked() {
         let chunked = |values: &[&'static str]| {
-            is_chunked(
-                &values.iter().map(|v| Field { name: "transfer-ENCODING", value: v.as_bytes() }).collect::<Vec<_>>(),
-            )
+            let lines = values.iter().map(|v| Field { name: "transfer-ENCODING", value: v.as_bytes() });
+            is_chunked(Lines::new(&lines.collect::<Vec<_>>(), &mut [Kind::Other; LIMIT]))
         };
         assert_eq!(chunked(&[]), Ok(false));
         assert_eq!(chunked(&["chunked"]), Ok(true));
@@ -228,7 +407,11 @@ mod tests {
         ];
         for (version, values, expected) in table {
             let fields: Vec<_> = values.iter().map(|v| Field { name: "Connection", value: v.as_bytes() }).collect();
-            assert_eq!(persists(&fields, version), expected, "{version:?} {values:?}");
+            assert_eq!(
+                persists(Lines::new(&fields, &mut [Kind::Other; LIMIT]), version),
+                expected,
+                "{version:?} {values:?}"
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::body::{Decoder, Framing, Piece, TRAILER_FIELDS, encode_chunk, encode_end, parse_trailers};
 use super::error::{BodyError, HeadError};
-use super::fields::{self, Field};
+use super::fields::{self, Field, Kind};
 use super::request::{self, Request};
 use super::response::{self, Response};
 use super::{Version, checker};
@@ -23,14 +23,14 @@ pub(super) fn request_head(input: &[u8]) {
     let reading = checker::Reading {
         body: body(parsed.framing),
         persists: parsed.persists,
-        fields: parsed.fields.iter().map(line).collect(),
+        fields: parsed.fields.all().iter().map(line).collect(),
     };
     assert_eq!(checker::request(&head[start..]), Some(reading), "{:?}", head.escape_ascii().to_string());
 
-    if parsed.host().is_some() && fields::values(parsed.fields, "host").next().is_some() {
+    if parsed.host().is_some() && parsed.fields.has(Kind::Host) {
         let mut written = Vec::new();
         request::encode_line(&mut written, parsed.method, parsed.target);
-        encode_fields(&mut written, parsed.fields);
+        encode_fields(&mut written, parsed.fields.all());
         let mut storage = fields::storage();
         let again = Request::parse(&written, &mut storage, usize::MAX).unwrap().unwrap();
         let slash = if parsed.target.needs_slash() { "/" } else { "" };
@@ -54,13 +54,13 @@ pub(super) fn response_head(input: &[u8]) {
         let reading = checker::Reading {
             body: body(parsed.framing),
             persists: parsed.persists,
-            fields: parsed.fields.iter().map(line).collect(),
+            fields: parsed.fields.all().iter().map(line).collect(),
         };
         assert_eq!(checker::response(head, is_head), Some(reading), "{:?}", head.escape_ascii().to_string());
 
         let mut written = Vec::new();
         response::encode_line(&mut written, parsed.status, parsed.reason);
-        encode_fields(&mut written, parsed.fields);
+        encode_fields(&mut written, parsed.fields.all());
         let length = written.len();
         let mut storage = fields::storage();
         let again = Response::parse(&written, &mut storage, is_head, usize::MAX).unwrap().unwrap();

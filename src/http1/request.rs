@@ -4,7 +4,7 @@ use super::Version;
 use super::authority::is_authority;
 use super::body::Framing;
 use super::error::{self, HeadError};
-use super::fields::{self, Field, Storage};
+use super::fields::{self, Kind, Lines, Storage};
 
 /// A request head, as it was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Request<'h, 'b> {
     /// The version that the client speaks.
     pub version: Version,
     /// The field lines, in order.
-    pub fields: &'h [Field<'b>],
+    pub fields: Lines<'h, 'b>,
     /// The framing of the body. Requests are never delimited by the end of the connection (RFC 9112 §6.3).
     pub framing: Framing,
     /// Whether the client lets the connection persist (RFC 9112 §9.3).
@@ -55,7 +55,7 @@ impl<'h, 'b> Request<'h, 'b> {
     pub fn parse(input: &'b [u8], storage: &'h mut Storage<'b>, limit: usize) -> Result<Option<Self>, HeadError> {
         let input = fields::within(input, limit);
         let mut parsed = httparse::Request::new(&mut []);
-        let length = match parsed.parse_with_uninit_headers(input, storage) {
+        let length = match parsed.parse_with_uninit_headers(input, &mut storage.lines) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return fields::check_partial(input, limit).map(|()| None),
             // What kind of error it is depends on bytes that may not have arrived yet.
@@ -72,16 +72,15 @@ impl<'h, 'b> Request<'h, 'b> {
             return Err(HeadError::StartLine);
         };
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-        let fields: &'h [Field<'b>] = parsed.headers;
+        let fields = Lines::new(parsed.headers, &mut storage.kinds);
         let target = Target::parse(method, target)?;
         check_host(fields, version, target)?;
         check_connection(fields)?;
         let framing = framing(fields, version)?;
         let persists = fields::persists(fields, version);
         // HTTP/1.0 clients do not know interim responses.
-        let expects_continue = version == Version::Http11
-            && framing != Framing::Length(0)
-            && fields::lists(fields, "expect", "100-continue");
+        let expects_continue =
+            version == Version::Http11 && framing != Framing::Length(0) && fields.list(Kind::Expect, "100-continue");
         Ok(Some(Self { method, target, version, fields, framing, persists, expects_continue, length }))
     }
 
@@ -97,9 +96,7 @@ impl<'h, 'b> Request<'h, 'b> {
     pub fn host(&self) -> Option<&'b [u8]> {
         match self.target {
             Target::Absolute { authority, .. } => Some(authority.as_bytes()),
-            Target::Origin(_) | Target::Asterisk => {
-                self.fields.iter().find(|field| field.name.eq_ignore_ascii_case("host")).map(|field| field.value)
-            }
+            Target::Origin(_) | Target::Asterisk => self.fields.values(Kind::Host).next(),
         }
     }
 }
@@ -151,8 +148,8 @@ impl<'b> Target<'b> {
     }
 }
 
-fn check_host(fields: &[Field<'_>], version: Version, target: Target<'_>) -> Result<(), HeadError> {
-    let mut hosts = fields::values(fields, "host");
+fn check_host(fields: Lines<'_, '_>, version: Version, target: Target<'_>) -> Result<(), HeadError> {
+    let mut hosts = fields.values(Kind::Host);
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => Err(HeadError::Hosts),
         // RFC 9110 §7.2: empty if the URL has no authority.
@@ -164,17 +161,17 @@ fn check_host(fields: &[Field<'_>], version: Version, target: Target<'_>) -> Res
     }
 }
 
-fn check_connection(fields: &[Field<'_>]) -> Result<(), HeadError> {
+fn check_connection(fields: Lines<'_, '_>) -> Result<(), HeadError> {
     let are_listed = ["host", "content-length", "transfer-encoding"];
-    if are_listed.iter().any(|name| fields::lists(fields, "connection", name)) {
+    if are_listed.iter().any(|name| fields.list(Kind::Connection, name)) {
         return Err(HeadError::Connection);
     }
     Ok(())
 }
 
-fn framing(fields: &[Field<'_>], version: Version) -> Result<Framing, HeadError> {
+fn framing(fields: Lines<'_, '_>, version: Version) -> Result<Framing, HeadError> {
     let length = fields::content_length(fields)?;
-    if version == Version::Http10 && fields::values(fields, "transfer-encoding").next().is_some() {
+    if version == Version::Http10 && fields.has(Kind::TransferEncoding) {
         return Err(HeadError::OldCoding);
     }
     match (fields::is_chunked(fields)?, length) {
@@ -220,7 +217,7 @@ mod tests {
             assert_eq!((request.version, request.framing), (Version::Http11, Framing::Length(3)));
             assert!(request.persists && !request.expects_continue);
             assert_eq!(&input[request.length..], b"abc");
-            let fields: Vec<_> = request.fields.iter().map(|field| (field.name, field.value)).collect();
+            let fields: Vec<_> = request.fields.all().iter().map(|field| (field.name, field.value)).collect();
             assert_eq!(fields, [("Host", &b"shop"[..]), ("Content-Length", b"3"), ("X-Empty", b"")]);
             assert_eq!(request.host(), Some(&b"shop"[..]));
         });
@@ -251,7 +248,7 @@ mod tests {
     fn limits_the_number_of_fields() {
         let head = |more: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(more));
         parse(head(fields::LIMIT - 1).as_bytes(), |request| {
-            assert_eq!(request.unwrap().unwrap().fields.len(), fields::LIMIT);
+            assert_eq!(request.unwrap().unwrap().fields.all().len(), fields::LIMIT);
         });
         refuses(&head(fields::LIMIT), HeadError::TooManyFields);
     }

@@ -3,7 +3,7 @@
 use super::Version;
 use super::body::Framing;
 use super::error::{self, HeadError};
-use super::fields::{self, Field, Storage};
+use super::fields::{self, Kind, Lines, Storage};
 
 /// A response head, as it was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Response<'h, 'b> {
     /// The version that the server speaks.
     pub version: Version,
     /// The field lines, in order.
-    pub fields: &'h [Field<'b>],
+    pub fields: Lines<'h, 'b>,
     /// The framing of the body.
     pub framing: Framing,
     /// Whether the server lets the connection persist (RFC 9112 §9.3).
@@ -44,7 +44,7 @@ impl<'h, 'b> Response<'h, 'b> {
         }
         let mut parsed = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
-        let length = match config.parse_response_with_uninit_headers(&mut parsed, input, storage) {
+        let length = match config.parse_response_with_uninit_headers(&mut parsed, input, &mut storage.lines) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return fields::check_partial(input, limit).map(|()| None),
             // What kind of error it is depends on bytes that may not have arrived yet.
@@ -60,13 +60,12 @@ impl<'h, 'b> Response<'h, 'b> {
             return Err(HeadError::Status);
         }
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-        let fields: &'h [Field<'b>] = parsed.headers;
+        let fields = Lines::new(parsed.headers, &mut storage.kinds);
         let framing = framing(fields, status, is_head)?;
         // HTTP/1.0 has no transfer codings: an intermediary may have passed this one on unread (RFC 9112 §6.1). A length beside a
         // coding may be an attempt to split the response (RFC 9112 §6.3).
-        let has = |name| fields::values(fields, name).next().is_some();
-        let is_faulty = (version == Version::Http10 && has("transfer-encoding"))
-            || (framing == Framing::Chunked && has("content-length"));
+        let is_faulty = (version == Version::Http10 && fields.has(Kind::TransferEncoding))
+            || (framing == Framing::Chunked && fields.has(Kind::ContentLength));
         let persists = framing != Framing::UntilClose && !is_faulty && fields::persists(fields, version);
         let reason = parsed.reason.unwrap_or_default();
         Ok(Some(Self { status, reason, version, fields, framing, persists, length }))
@@ -80,7 +79,7 @@ impl<'h, 'b> Response<'h, 'b> {
 }
 
 /// The framing (RFC 9112 §6.3).
-fn framing(fields: &[Field<'_>], status: u16, is_head: bool) -> Result<Framing, HeadError> {
+fn framing(fields: Lines<'_, '_>, status: u16, is_head: bool) -> Result<Framing, HeadError> {
     // A coding that is unknown here is an error in any case: it would be lost.
     let is_chunked = fields::is_chunked(fields)?;
     if is_head || matches!(status, 100..=199 | 204 | 304) {
@@ -128,7 +127,7 @@ mod tests {
             let response = response.unwrap().unwrap();
             assert_eq!((response.status, response.reason, response.version), (404, "Not  Found", Version::Http11));
             assert_eq!((response.framing, response.persists), (Framing::Length(3), true));
-            assert_eq!((response.fields.len(), &input[response.length..]), (2, &b"abc"[..]));
+            assert_eq!((response.fields.all().len(), &input[response.length..]), (2, &b"abc"[..]));
         });
         for line in ["HTTP/1.1 200", "HTTP/1.1 200 "] {
             let head = format!("{line}\r\n\r\n");

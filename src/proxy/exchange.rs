@@ -119,16 +119,16 @@ impl Exchange {
     }
 
     /// The response has not begun, and will not.
-    pub(super) fn failed(mut self, error: Error) -> Failed {
+    pub(super) fn failed(mut self, error: Error) -> Box<Failed> {
         let may_continue = !self.must_continue && self.invalid.is_none() && !matches!(error, Error::Body(_));
         self.sent.truncate(self.head_length);
-        Failed {
+        Box::new(Failed {
             error,
             head: std::mem::take(&mut self.sent),
             body: may_continue.then_some(self.body),
             version: self.version,
             persists: self.persists,
-        }
+        })
     }
 }
 

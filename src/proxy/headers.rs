@@ -7,7 +7,7 @@ use http::{StatusCode, Version};
 use crate::http1::authority::is_authority;
 use crate::http1::body::{TRAILER_FIELDS, parse_trailers};
 use crate::http1::error::BodyError;
-use crate::http1::fields;
+use crate::http1::fields::{self, Kind};
 use crate::server::head::{self, Fields};
 
 /// A request that could be read in more than one way. In HTTP/1.1 the parser finds these.
@@ -73,61 +73,28 @@ pub struct RequestContext<'a> {
     pub filter: Option<Filter>,
 }
 
-/// The fields that the rules know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// Of one connection only (RFC 9110 §7.6.1).
-    HopByHop,
-    Connection,
-    ContentLength,
-    Cookie,
-    Date,
-    Expect,
-    ForwardedFor,
-    ForwardedHost,
-    ForwardedProto,
-    Host,
-    TransferEncoding,
-    Other,
-}
-
-fn kind(name: &str) -> Kind {
-    let is = |known: &str| name.eq_ignore_ascii_case(known);
-    match name.len() {
-        2 if is("te") => Kind::HopByHop,
-        4 if is("host") => Kind::Host,
-        4 if is("date") => Kind::Date,
-        6 if is("cookie") => Kind::Cookie,
-        6 if is("expect") => Kind::Expect,
-        7 if is("upgrade") => Kind::HopByHop,
-        10 if is("connection") => Kind::Connection,
-        10 if is("keep-alive") => Kind::HopByHop,
-        14 if is("content-length") => Kind::ContentLength,
-        14 if is("http2-settings") => Kind::HopByHop,
-        15 if is("x-forwarded-for") => Kind::ForwardedFor,
-        16 if is("x-forwarded-host") => Kind::ForwardedHost,
-        16 if is("proxy-connection") => Kind::HopByHop,
-        17 if is("x-forwarded-proto") => Kind::ForwardedProto,
-        17 if is("transfer-encoding") => Kind::TransferEncoding,
-        _ => Kind::Other,
-    }
+/// Whether the field is of one connection only (RFC 9110 §7.6.1).
+fn is_hop_by_hop(kind: Kind) -> bool {
+    use Kind::{Connection, Http2Settings, KeepAlive, ProxyConnection, Te, TransferEncoding, Upgrade};
+    matches!(kind, Connection | Http2Settings | KeepAlive | ProxyConnection | Te | TransferEncoding | Upgrade)
 }
 
 /// Passes a request's fields on. Framing is the caller's: `Content-Length` is passed on, `Transfer-Encoding` is not.
 pub fn request(fields: Fields<'_>, context: &RequestContext<'_>, sink: &mut impl Sink) {
     let named = Named::of(fields);
-    let (mut has_for, mut has_host, mut has_proto, mut has_cookie, mut sent_host) = (false, false, false, false, false);
-    if context.version >= Version::HTTP_2 {
+    let is_http2 = context.version >= Version::HTTP_2;
+    // Only HTTP/1.0 may be without.
+    if is_http2 || !fields.has(Kind::Host) {
         sink.field("host", context.host.unwrap_or(context.fallback));
-        sent_host = true;
     }
-    for (name, value) in fields.iter() {
-        let kind = kind(name);
+    let (mut has_for, mut has_cookie) = (false, false);
+    for (kind, name, value) in fields.with_kinds() {
         match kind {
-            // `Expect` is answered here: the body is asked for when it is read.
-            Kind::HopByHop | Kind::Connection | Kind::TransferEncoding | Kind::Expect => continue,
+            _ if is_hop_by_hop(kind) => continue,
+            // It is answered here: the body is asked for when it is read.
+            Kind::Expect => continue,
             Kind::Host => {
-                if !std::mem::replace(&mut sent_host, true) {
+                if !is_http2 {
                     sink.field(name, if context.replaces_host { context.host.unwrap_or(value) } else { value });
                 }
                 continue;
@@ -138,25 +105,19 @@ pub fn request(fields: Fields<'_>, context: &RequestContext<'_>, sink: &mut impl
                 }
                 continue;
             }
-            Kind::ForwardedHost => has_host = true,
-            Kind::ForwardedProto => has_proto = true,
             // HTTP/2 may split `Cookie`, HTTP/1.1 may not (RFC 9113 §8.2.3).
-            Kind::Cookie if context.version >= Version::HTTP_2 => {
+            Kind::Cookie if is_http2 => {
                 if !std::mem::replace(&mut has_cookie, true) {
-                    let cookies: Vec<_> = fields.all("cookie").collect();
+                    let cookies: Vec<_> = fields.values(Kind::Cookie).collect();
                     pass(context.filter, name, &cookies.join(&b"; "[..]), sink);
                 }
                 continue;
             }
-            Kind::ContentLength | Kind::Cookie | Kind::Date | Kind::Other => {}
+            _ => {}
         }
         if !named.contain(name) {
             pass(context.filter, name, value, sink);
         }
-    }
-    if !sent_host {
-        // Only HTTP/1.0 may be without.
-        sink.field("host", context.host.unwrap_or(context.fallback));
     }
     if takes_trailers(fields) {
         // `TE` names itself in `Connection` (RFC 9110 §10.1.4).
@@ -170,10 +131,10 @@ pub fn request(fields: Fields<'_>, context: &RequestContext<'_>, sink: &mut impl
     if !has_for {
         sink.field("x-forwarded-for", context.client.as_bytes());
     }
-    if !has_proto {
+    if !fields.has(Kind::ForwardedProto) {
         sink.field("x-forwarded-proto", b"http");
     }
-    if let Some(host) = context.host.filter(|_| !has_host) {
+    if let Some(host) = context.host.filter(|_| !fields.has(Kind::ForwardedHost)) {
         sink.field("x-forwarded-host", host);
     }
 }
@@ -189,7 +150,7 @@ fn pass(filter: Option<Filter>, name: &str, value: &[u8], sink: &mut impl Sink) 
 /// The addresses of those before, and the client's. What is no text names no address.
 fn forwarded_for(fields: Fields<'_>, client: &str) -> Vec<u8> {
     let is_text = |value: &&[u8]| value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
-    let mut addresses: Vec<_> = fields.all("x-forwarded-for").filter(is_text).collect();
+    let mut addresses: Vec<_> = fields.values(Kind::ForwardedFor).filter(is_text).collect();
     addresses.push(client.as_bytes());
     addresses.join(&b", "[..])
 }
@@ -197,32 +158,30 @@ fn forwarded_for(fields: Fields<'_>, client: &str) -> Vec<u8> {
 /// Passes a response's fields on, without framing. Returns whether they include `Date`.
 pub fn response(fields: Fields<'_>, status: StatusCode, sink: &mut impl Sink) -> bool {
     let named = Named::of(fields);
-    let mut has_date = false;
     // The length of another response (RFC 9112 §6.3, RFC 9110 §8.6).
-    let has_coding = fields.iter().any(|(name, _)| kind(name) == Kind::TransferEncoding);
-    let drops_length = has_coding || status.is_informational() || status == StatusCode::NO_CONTENT;
-    for (name, value) in fields.iter() {
-        match kind(name) {
-            Kind::HopByHop | Kind::Connection | Kind::TransferEncoding => continue,
+    let drops_length =
+        fields.has(Kind::TransferEncoding) || status.is_informational() || status == StatusCode::NO_CONTENT;
+    for (kind, name, value) in fields.with_kinds() {
+        match kind {
+            _ if is_hop_by_hop(kind) => continue,
             Kind::ContentLength if drops_length => continue,
-            Kind::Date => has_date = true,
-            _ => {}
-        }
-        if !named.contain(name) {
-            sink.field(name, value);
+            _ if named.contain(name) => {}
+            _ => sink.field(name, value),
         }
     }
-    if let Some(protocol) = fields.get("upgrade").filter(|_| status == StatusCode::SWITCHING_PROTOCOLS) {
+    if status == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(protocol) = fields.get("upgrade")
+    {
         sink.field("upgrade", protocol);
         sink.field("connection", b"upgrade");
     }
-    has_date
+    fields.has(Kind::Date)
 }
 
 /// Passes trailers on. Fields that frame, route or authenticate a message have no place there (RFC 9110 §6.5.1).
-pub fn trailers(fields: Fields<'_>, sink: &mut impl Sink) {
-    for (name, value) in fields.iter() {
-        if matches!(kind(name), Kind::Other | Kind::Date | Kind::Cookie) && !name.eq_ignore_ascii_case("trailer") {
+pub fn trailers<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])>, sink: &mut impl Sink) {
+    for (name, value) in fields {
+        if matches!(Kind::of(name), Kind::Other | Kind::Date | Kind::Cookie) && !name.eq_ignore_ascii_case("trailer") {
             sink.field(name, value);
         }
     }
@@ -235,7 +194,7 @@ pub fn trailers(fields: Fields<'_>, sink: &mut impl Sink) {
 /// See [`parse_trailers`].
 pub fn trailer_section(section: &[u8], sink: &mut impl Sink) -> Result<(), BodyError> {
     let mut room = [httparse::EMPTY_HEADER; TRAILER_FIELDS];
-    trailers(Fields::Lines(parse_trailers(section, &mut room)?), sink);
+    trailers(parse_trailers(section, &mut room)?.iter().map(|field| (field.name, field.value)), sink);
     Ok(())
 }
 
@@ -248,11 +207,9 @@ struct Named<'a> {
 impl<'a> Named<'a> {
     fn of(fields: Fields<'a>) -> Self {
         let known = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
-        let has_any = fields.iter().any(|(name, value)| {
-            kind(name) == Kind::Connection
-                && fields::elements(value)
-                    .any(|token| !known.iter().any(|one| token.eq_ignore_ascii_case(one.as_bytes())))
-        });
+        let is_known = |token: &[u8]| known.iter().any(|known| token.eq_ignore_ascii_case(known.as_bytes()));
+        let has_any = fields.has(Kind::Connection)
+            && fields.values(Kind::Connection).flat_map(fields::elements).any(|token| !is_known(token));
         Self { fields, has_any }
     }
 
@@ -261,7 +218,7 @@ impl<'a> Named<'a> {
     fn contain(&self, name: &str) -> bool {
         // Without its length, a message would end elsewhere for the next recipient (RFC 9112 §6.3).
         self.has_any
-            && kind(name) != Kind::ContentLength
+            && Kind::of(name) != Kind::ContentLength
             && !is_of_proxies(name)
             && self.fields.lists("connection", name)
     }
@@ -275,13 +232,16 @@ fn is_of_proxies(name: &str) -> bool {
 
 /// Whether the client accepts trailers (RFC 9110 §10.1.4).
 fn takes_trailers(fields: Fields<'_>) -> bool {
-    fields.lists("te", "trailers")
+    fields.has(Kind::Te) && fields.lists("te", "trailers")
 }
 
 /// The protocol that a client asks to continue with on its connection (RFC 9110 §7.8). Not HTTP/2: clients use prior knowledge for
 /// that, and the gate could not judge what they send then.
 #[must_use]
 pub fn upgrade(fields: Fields<'_>, version: Version) -> Option<&[u8]> {
+    if !fields.has(Kind::Upgrade) {
+        return None;
+    }
     let protocol = fields.get("upgrade")?;
     let mut names = fields::elements(protocol);
     let names_http2 = names.any(|name| name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"h2")));
@@ -314,6 +274,7 @@ pub fn http2_host<'a>(fields: Fields<'a>, authority: Option<&'a str>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::fields::Lines;
     use http::header::{HeaderName, HeaderValue};
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -386,7 +347,11 @@ mod tests {
             fields::Field { name: "x-A", value: b"2" },
         ];
         let mut out = Vec::new();
-        request(Fields::Lines(&lines), &context(Version::HTTP_11), &mut out);
+        request(
+            Fields::Lines(Lines::new(&lines, &mut [Kind::Other; fields::LIMIT])),
+            &context(Version::HTTP_11),
+            &mut out,
+        );
         assert!(out.starts_with(b"X-A: 1\r\nHOST: shop\r\nx-A: 2\r\nx-forwarded-for"), "{out:?}");
     }
 
@@ -497,7 +462,7 @@ mod tests {
         ];
         assert_eq!(sent(&lines, &context(Version::HTTP_11)), expected);
         let odd = [fields::Field { name: "x-forwarded-for", value: b"\xff" }];
-        assert_eq!(forwarded_for(Fields::Lines(&odd), "a"), b"a");
+        assert_eq!(forwarded_for(Fields::Lines(Lines::new(&odd, &mut [Kind::Other; fields::LIMIT])), "a"), b"a");
     }
 
     #[test]
@@ -533,7 +498,7 @@ mod tests {
             ("grpc-status", "0"),
         ];
         let mut out = Vec::new();
-        trailers(Fields::Map(&map(&lines)), &mut out);
+        trailers(Fields::Map(&map(&lines)).iter(), &mut out);
         assert_eq!(out, b"x-sum: 1\r\ngrpc-status: 0\r\n");
     }
 

@@ -1,12 +1,14 @@
 //! A request's head in any version of HTTP, and the heads of pitstop's own responses.
 
+use std::iter::Zip;
+
 use http::header::{DATE, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 
 use super::date;
 use crate::http1;
 use crate::http1::body::Framing;
-use crate::http1::fields::{self, Field};
+use crate::http1::fields::{self, Field, Kind, Lines};
 use crate::http1::request::{Request, Target};
 use crate::http1::response::encode_line;
 
@@ -31,19 +33,38 @@ pub struct Head<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum Fields<'a> {
     /// Of an HTTP/1.1 message.
-    Lines(&'a [Field<'a>]),
+    Lines(Lines<'a, 'a>),
     /// Of an HTTP/2 message, or of one that another server has parsed.
     Map(&'a HeaderMap),
 }
 
 impl<'a> Fields<'a> {
     /// All lines: names and values. The names are in lower case only in HTTP/2.
+    pub fn iter(self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        self.with_kinds().map(|(_, name, value)| (name, value))
+    }
+
+    /// All lines: kinds, names and values.
     #[must_use]
-    pub fn iter(self) -> Iter<'a> {
+    pub fn with_kinds(self) -> Iter<'a> {
         match self {
-            Self::Lines(lines) => Iter::Lines(lines.iter()),
+            Self::Lines(lines) => Iter::Lines(lines.kinds().iter().zip(lines.all())),
             Self::Map(map) => Iter::Map(map.iter()),
         }
+    }
+
+    /// Whether a line of this kind is among them.
+    #[must_use]
+    pub fn has(self, kind: Kind) -> bool {
+        match self {
+            Self::Lines(lines) => lines.has(kind),
+            Self::Map(map) => map.contains_key(kind.name()),
+        }
+    }
+
+    /// The values of all lines of this kind.
+    pub fn values(self, kind: Kind) -> impl Iterator<Item = &'a [u8]> {
+        self.with_kinds().filter(move |(line, ..)| *line == kind).map(|(.., value)| value)
     }
 
     /// The values of all lines with this name.
@@ -80,22 +101,24 @@ pub fn append(map: &mut HeaderMap, name: &str, value: &[u8]) {
     }
 }
 
-/// Iterates over field lines.
+/// Iterates over field lines and their kinds.
 #[derive(Debug)]
 pub enum Iter<'a> {
     /// Of an HTTP/1.1 message.
-    Lines(std::slice::Iter<'a, Field<'a>>),
+    Lines(Zip<std::slice::Iter<'a, Kind>, std::slice::Iter<'a, Field<'a>>>),
     /// Of a map.
     Map(http::header::Iter<'a, HeaderValue>),
 }
 
 impl<'a> Iterator for Iter<'a> {
-    type Item = (&'a str, &'a [u8]);
+    type Item = (Kind, &'a str, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
         match self {
-            Self::Lines(lines) => lines.next().map(|line| (line.name, line.value)),
-            Self::Map(map) => map.next().map(|(name, value)| (name.as_str(), value.as_bytes())),
+            Self::Lines(lines) => lines.next().map(|(kind, line)| (*kind, line.name, line.value)),
+            Self::Map(map) => {
+                map.next().map(|(name, value)| (Kind::of(name.as_str()), name.as_str(), value.as_bytes()))
+            }
         }
     }
 }
@@ -252,7 +275,7 @@ mod tests {
                 (name, HeaderValue::from_bytes(line.value).unwrap())
             })
             .collect();
-        for fields in [Fields::Lines(&lines), Fields::Map(&map)] {
+        for fields in [Fields::Lines(Lines::new(&lines, &mut [Kind::Other; fields::LIMIT])), Fields::Map(&map)] {
             assert_eq!(fields.get("accept"), Some(&b"a"[..]));
             assert_eq!(fields.all("Accept").collect::<Vec<_>>(), [&b"a"[..], b"b;q=1, C"]);
             assert_eq!(fields.get("host"), None);

@@ -15,13 +15,15 @@ pub struct Timer {
     /// When the runtime's timer fires.
     fires: Instant,
     deadline: Instant,
+    /// Whether the runtime's timer wakes the task. It is always the same one.
+    is_armed: bool,
 }
 
 impl Timer {
     /// A timer with its first deadline.
     #[must_use]
     pub fn new(deadline: Instant) -> Self {
-        Self { sleep: Box::pin(sleep_until(deadline)), fires: deadline, deadline }
+        Self { sleep: Box::pin(sleep_until(deadline)), fires: deadline, deadline, is_armed: false }
     }
 
     /// Sets the deadline.
@@ -37,17 +39,26 @@ impl Timer {
     /// Ready when the deadline has passed.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.deadline < self.fires {
-            self.fires = self.deadline;
-            self.sleep.as_mut().reset(self.fires);
+            self.reset();
+        }
+        // To ask costs less than to poll.
+        if self.is_armed && !self.sleep.is_elapsed() {
+            return Poll::Pending;
         }
         loop {
+            self.is_armed = true;
             ready!(self.sleep.as_mut().poll(cx));
             if Instant::now() >= self.deadline {
                 return Poll::Ready(());
             }
-            self.fires = self.deadline;
-            self.sleep.as_mut().reset(self.fires);
+            self.reset();
         }
+    }
+
+    fn reset(&mut self) {
+        self.fires = self.deadline;
+        self.sleep.as_mut().reset(self.fires);
+        self.is_armed = false;
     }
 }
 

@@ -1,15 +1,16 @@
 //! One HTTP/1.1 connection to the application.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
 use std::task::Context;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{InFlight, UNREAD_TIME};
+use crate::server::buffer::{self, Input};
 use crate::server::stream::Socket;
 
 /// How much an application may send after its client has left, in bytes, before the connection is reset.
@@ -70,7 +71,7 @@ impl Upstream for tokio::io::DuplexStream {
         tokio::spawn(async move {
             let _permit = permit;
             let _ = tokio::io::AsyncWriteExt::shutdown(&mut self).await;
-            let _ = self.read_to_end(&mut Vec::new()).await;
+            let _ = tokio::io::AsyncReadExt::read_to_end(&mut self, &mut Vec::new()).await;
             drop(in_flight);
         });
     }
@@ -90,26 +91,24 @@ impl<S: Upstream> Connection<S> {
 ///
 /// An application that keeps sending may never check whether anybody reads. It is reset after a while. From then on its end cannot
 /// be seen here, so that it gets some time for it.
-async fn closed(stream: TcpStream, _in_flight: InFlight, _permit: Option<OwnedSemaphorePermit>) -> io::Result<()> {
+async fn closed(mut stream: TcpStream, _in_flight: InFlight, _permit: Option<OwnedSemaphorePermit>) -> io::Result<()> {
     stream.keep_alive();
-    let stream = stream.into_std()?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut stream = TcpStream::from_std(stream)?;
-    let (mut buffer, mut left) = ([0; 4096], UNREAD);
-    let mut until = None;
+    stream.shutdown().await?;
+    let mut left = UNREAD;
+    let mut limit = None;
     while left > 0 {
-        let read = match until {
-            None => stream.read(&mut buffer).await?,
-            Some(until) => match timeout_at(until, stream.read(&mut buffer)).await {
+        let read =
+            poll_fn(|cx| buffer::poll_read(&mut stream, cx, &mut Vec::new(), |input| (input.len(), input.len())));
+        let read = match limit {
+            None => read.await?,
+            Some(limit) => match timeout_at(limit, read).await {
                 Ok(read) => read?,
                 Err(_) => break,
             },
         };
-        if read == 0 {
-            return Ok(());
-        }
-        left = left.saturating_sub(read);
-        until.get_or_insert_with(|| Instant::now() + UNREAD_TIME);
+        let Input::Read(length) = read else { return Ok(()) };
+        left = left.saturating_sub(length);
+        limit.get_or_insert_with(|| Instant::now() + UNREAD_TIME);
     }
     drop(stream);
     sleep(UNREAD_TIME).await;

@@ -185,7 +185,7 @@ pub(super) fn poll_received(stream: &mut RecvStream, cx: &mut Context<'_>) -> Po
         None => ready!(stream.poll_trailers(cx)).map(|received| {
             received.map(|received| {
                 let mut passed = HeaderMap::new();
-                headers::trailers(Fields::Map(&received), &mut passed);
+                headers::trailers(Fields::Map(&received).iter(), &mut passed);
                 Frame::Trailers(passed)
             })
         }),

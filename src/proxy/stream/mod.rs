@@ -28,7 +28,7 @@ use super::Proxy;
 use super::error::Error;
 use super::exchange::{Exchange, Failed};
 use super::headers::{self, Filter, RequestContext};
-use super::http1::{break_off, complete};
+use super::http1::{Origins, break_off, complete};
 use super::tracker::{Outcome, RequestTracker};
 use crate::http1::body::{Decoder, Framing};
 use crate::http1::{fields, request};
@@ -132,16 +132,15 @@ impl Proxy {
     /// Forwards an HTTP/1.1 request to an application that speaks HTTP/2.
     pub(super) async fn forward_to_http2<C: Socket>(
         &self,
-        exchange: Exchange,
+        mut exchange: Box<Exchange>,
         client: &mut connection::Connection<C>,
-    ) -> Result<Next, Failed> {
+    ) -> Result<Next, Box<Failed>> {
         let Some(outgoing) = for_http2(exchange.head()) else {
             return Err(exchange.failed(Error::Ambiguous(headers::Ambiguous::Host)));
         };
         let about =
             About { is_head: exchange.is_head, is_idempotent: exchange.is_idempotent, has_body: exchange.has_body };
         let idle_timeout = client.idle_timeout();
-        let mut exchange = exchange;
         let mut downstream = Downstream::Http1 {
             connection: &mut *client,
             body: exchange.body.clone(),
@@ -257,7 +256,7 @@ impl Proxy {
                 };
                 let connection = match kept {
                     Some(connection) => connection,
-                    None => self.connect(tracker).await?,
+                    None => Box::pin(self.connect(tracker)).await?,
                 };
                 return Ok(Origin::Http1 {
                     connection,
@@ -295,13 +294,20 @@ impl Proxy {
     }
 
     async fn slot(&self, multiplexed: &Multiplexed, tracker: &RequestTracker) -> Result<Slot, Error> {
-        tokio::select! {
-            slot = timeout(self.timeout, multiplexed.slot()) => match slot {
-                Ok(slot) => Ok(slot?),
-                Err(_) => Err(Error::Timeout("does not accept a connection")),
-            },
-            () = tracker.aborted() => Err(Error::Aborted),
+        if let Some(slot) = multiplexed.reuse() {
+            return Ok(slot);
         }
+        // Rare, and large.
+        Box::pin(async {
+            tokio::select! {
+                slot = timeout(self.timeout, multiplexed.slot()) => match slot {
+                    Ok(slot) => Ok(slot?),
+                    Err(_) => Err(Error::Timeout("does not accept a connection")),
+                },
+                () = tracker.aborted() => Err(Error::Aborted),
+            }
+        })
+        .await
     }
 
     /// Passes the request's body in one direction and the response in the other.

@@ -40,18 +40,21 @@ impl Multiplexed {
         Self { resolver, connections: Arc::default(), opening: tokio::sync::Mutex::default(), idle_for }
     }
 
-    /// A slot for a request on a connection.
+    /// A slot for a request on a connection that has room.
+    #[must_use]
+    pub fn reuse(&self) -> Option<Slot> {
+        self.connections.slot()
+    }
+
+    /// A slot for a request, on a new connection where no other has room.
     ///
     /// # Errors
     ///
     /// See [`OpenError`].
     pub async fn slot(&self) -> Result<Slot, OpenError> {
-        if let Some(slot) = self.connections.slot() {
-            return Ok(slot);
-        }
         let _opening = self.opening.lock().await;
-        // Meanwhile somebody else may have opened one.
-        if let Some(slot) = self.connections.slot() {
+        // Somebody else may have opened one meanwhile.
+        if let Some(slot) = self.reuse() {
             return Ok(slot);
         }
         let (connection, engine) = Connection::open(&self.resolver).await?;
