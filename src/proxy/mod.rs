@@ -7,6 +7,9 @@
 
 pub mod error;
 pub mod exchange;
+#[cfg(fuzzing)]
+#[path = "../../tests/fuzz/play.rs"]
+pub mod fuzzing;
 pub mod headers;
 pub mod http1;
 mod pump;

@@ -296,9 +296,10 @@ pub struct Exchange<'a> {
     pub persistence: Persistence,
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl<S> Connection<S> {
     /// Registers the task that serves the connection.
+    #[cfg(test)]
     pub(crate) fn register(&self, cx: &Context<'_>) {
         self.slot.register(cx.waker());
     }

@@ -35,7 +35,7 @@ enum Read<E> {
 }
 
 /// Serves a connection. Returns it if it speaks HTTP/2.
-pub(super) async fn serve<S: Socket, V: Service>(
+pub(crate) async fn serve<S: Socket, V: Service>(
     mut connection: Box<Connection<S>>,
     service: &V,
 ) -> Option<Box<Connection<S>>> {

@@ -28,6 +28,8 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use self::connection::{Client, Connection};
+#[cfg(fuzzing)]
+pub(crate) use self::http1::serve as serve_http1;
 pub use self::limits::Limits;
 pub use self::service::{Begin, Service};
 use self::slots::{Occupied, Slots};

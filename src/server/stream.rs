@@ -30,7 +30,7 @@ impl Socket for TcpStream {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Socket for tokio::io::DuplexStream {}
 
 /// A stream whose first bytes have been read already.

@@ -61,7 +61,7 @@ impl Upstream for TcpStream {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Upstream for tokio::io::DuplexStream {
     fn is_quiet(&mut self, _: &mut Context<'_>) -> bool {
         true
