@@ -3,7 +3,7 @@
 use std::io;
 
 use clap::ValueEnum;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
@@ -20,6 +20,7 @@ pub enum Format {
 
 /// Sends events that the filter lets through to stderr, from now on and in every thread.
 pub fn init(filter: Targets, format: Format) {
+    let filter = quiet(filter);
     let lines = fmt::layer().with_writer(|| Lines).with_ansi(false).with_target(false);
     let lines = match format {
         Format::Text => lines.boxed(),
@@ -27,6 +28,13 @@ pub fn init(filter: Targets, format: Format) {
     };
     // Set once a process; a test that has set one already keeps it.
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+}
+
+/// Lets the HTTP/2 library warn only where it is asked for or somebody debugs: clients could fill the log with its warnings.
+fn quiet(filter: Targets) -> Targets {
+    let is_debugging = filter.default_level().is_some_and(|level| level > LevelFilter::INFO);
+    let is_asked_for = filter.iter().any(|(target, _)| target.starts_with("h2"));
+    if is_debugging || is_asked_for { filter } else { filter.with_target("h2", LevelFilter::ERROR) }
 }
 
 /// Stderr, one event at a time. Nothing that an event names, such as a path, can begin another line.

@@ -43,8 +43,10 @@ use crate::upstream::Upstream;
 
 /// The first answer should be the right one. Where looking takes longer than this, the first answer is that it does.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
-/// Connections to the admin listener: a kubelet, a Prometheus or two, an operator.
+/// Connections to the admin listener, and HTTP/2 requests on them: a kubelet, a Prometheus or two, an operator.
 const ADMIN_CONNECTIONS: usize = 256;
+/// How many of these may speak HTTP/2.
+const ADMIN_HTTP2_CONNECTIONS: usize = 16;
 /// File descriptors kept back from clients of the traffic listener, for all else.
 const RESERVED_FILES: u64 = 64 + ADMIN_CONNECTIONS as u64;
 /// Memory kept back from clients of the traffic listener, in bytes: the program, its page, and the admin listener's connections.
@@ -53,6 +55,8 @@ const RESERVED_MEMORY: u64 = 12 * 1024 * 1024;
 const CONNECTION_MEMORY: u64 = 12 * 1024;
 /// The most that a connection to the application adds to that, in bytes.
 const FORWARDING_MEMORY: u64 = 32 * 1024;
+/// What a connection that speaks HTTP/2 adds to that, in bytes: 100 streams that have been begun.
+const HTTP2_MEMORY: u64 = 80 * 1024;
 /// The most that an HTTP/2 request takes, in bytes, where it is refused and where it is forwarded.
 const STREAM_MEMORY: (u64, u64) = (4 * 1024, 24 * 1024);
 
@@ -64,7 +68,12 @@ pub(super) fn serve(common: &Common, serve: &Serve) -> Result<ExitCode, Failure>
     let signals = runtime.block_on(async { Signals::catch() })?;
     let (limits, too_few) = limits(serve);
     let metrics = Metrics::register(Registry::new())?;
-    let admin_limits = Limits { connections: ADMIN_CONNECTIONS, ..limits };
+    let admin_limits = Limits {
+        connections: ADMIN_CONNECTIONS,
+        http2_connections: ADMIN_HTTP2_CONNECTIONS,
+        streams: ADMIN_CONNECTIONS,
+        ..limits
+    };
     let admin = Listener::bind("--admin-listen", common.admin_listen, admin_limits, metrics.limits("admin"))?;
     let traffic = Listener::bind("--listen", serve.listen, limits, metrics.limits("traffic"))?;
     let (state, looks) = lookout::start(&files, serve.poll, Role::Open)?;
@@ -211,21 +220,24 @@ fn limits(serve: &Serve) -> (Limits, Option<&'static str>) {
     let forwards = serve.upstream.is_some();
     let files = connections_by_files(serve.max_connections, forwards);
     let memory = serve.memory_limit.into_iter().chain(memory::limit()).min();
-    let (connections, streams) = match memory {
+    let (connections, http2_connections, streams) = match memory {
         Some(limit) => within_memory(limit, serve.max_header_size, forwards),
-        None => (usize::MAX, usize::MAX),
+        None => (usize::MAX, usize::MAX, usize::MAX),
     };
     let scarce = if connections < files {
         Some("the memory limit (--memory-limit, or the container's)")
     } else {
         (files < serve.max_connections).then_some("the limit on open files (ulimit -n)")
     };
+    let connections = connections.min(files);
     let limits = Limits {
         header_size: serve.max_header_size,
         header_timeout: serve.header_timeout,
         idle_timeout: serve.idle_timeout,
-        connections: connections.min(files),
-        streams,
+        connections,
+        http2_connections,
+        // Each may need a connection to the application. HTTP/1.1 clients have to find one, too.
+        streams: if forwards { streams.min(connections.div_ceil(2)) } else { streams },
     };
     (limits, scarce)
 }
@@ -248,14 +260,14 @@ fn connections_by_files(wanted: usize, forwards: bool) -> usize {
     usize::try_from(room).unwrap_or(usize::MAX).min(wanted)
 }
 
-/// The numbers of connections and of HTTP/2 requests for which there is room within this limit, in bytes. Requests get a
-/// quarter: a connection is rarely kept waiting by more than a few.
-fn within_memory(limit: u64, header_size: usize, forwards: bool) -> (usize, usize) {
+/// The numbers of connections, of those that speak HTTP/2 and of HTTP/2 requests for which there is room within this limit, in
+/// bytes.
+fn within_memory(limit: u64, header_size: usize, forwards: bool) -> (usize, usize, usize) {
     let quarter = limit.saturating_sub(RESERVED_MEMORY) / 4;
     let connection = header_size as u64 + CONNECTION_MEMORY + if forwards { FORWARDING_MEMORY } else { 0 };
     let stream = if forwards { STREAM_MEMORY.1 } else { STREAM_MEMORY.0 };
-    let room = |share: u64, each: u64| usize::try_from(share / each).unwrap_or(usize::MAX).max(16);
-    (room(3 * quarter, connection), room(quarter, stream))
+    let room = |share: u64, each: u64| usize::try_from(share / each).unwrap_or(usize::MAX);
+    (room(2 * quarter, connection).max(16), room(quarter, HTTP2_MEMORY).max(4), room(quarter, stream).max(16))
 }
 
 #[cfg(test)]
@@ -266,18 +278,20 @@ mod tests {
     fn connections_fit_into_the_memory_limit() {
         const MIB: u64 = 1024 * 1024;
         let table = [
-            (32 * MIB, false, (548, 1280)),
-            (64 * MIB, false, (1426, 3328)),
-            (512 * MIB, true, (6400, 5333)),
-            (8 * MIB, false, (16, 16)),
+            (32 * MIB, false, (365, 64, 1280)),
+            (64 * MIB, false, (950, 166, 3328)),
+            (512 * MIB, true, (4266, 1600, 5333)),
+            (8 * MIB, false, (16, 4, 16)),
         ];
         for (limit, forwards, expected) in table {
             assert_eq!(within_memory(limit, 16 * 1024, forwards), expected, "{limit} {forwards}");
         }
         // Whatever the clients do, it stays below the limit.
         for limit in (14..1024).map(|mib| mib * MIB) {
-            let (connections, streams) = within_memory(limit, 16 * 1024, false);
-            let taken = connections as u64 * (16 * 1024 + CONNECTION_MEMORY) + streams as u64 * STREAM_MEMORY.0;
+            let (connections, http2, streams) = within_memory(limit, 16 * 1024, false);
+            let taken = connections as u64 * (16 * 1024 + CONNECTION_MEMORY)
+                + http2 as u64 * HTTP2_MEMORY
+                + streams as u64 * STREAM_MEMORY.0;
             assert!(taken + RESERVED_MEMORY <= limit, "{limit}");
         }
     }

@@ -191,7 +191,8 @@ impl Service for Gate {
                 Ok(tracker) => {
                     let asked = Asked::by(&head).into_owned();
                     let options = (forwarding.filter, idle_timeout);
-                    let forwarded = forwarding.proxy.forward_stream(request, respond, &client, tracker, options).await;
+                    let forwarded =
+                        Box::pin(forwarding.proxy.forward_stream(request, respond, &client, tracker, options)).await;
                     if let Err(failed) = forwarded {
                         Box::pin(self.fail_stream(*failed, &asked, idle_timeout)).await;
                     }

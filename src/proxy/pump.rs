@@ -523,8 +523,7 @@ mod tests {
 
     /// Begins an exchange with this head and what came with it. Each side has so much room.
     async fn run(request: &str, (client_room, application_room): (usize, usize), is_reused: bool) -> Running {
-        let limits =
-            Limits { header_size: 8192, header_timeout: TIMEOUT, idle_timeout: IDLE, connections: 1, streams: 1 };
+        let limits = Limits { header_timeout: TIMEOUT, idle_timeout: IDLE, ..Limits::ONE };
         let slots = Slots::one();
         let requests = Arc::new(Metrics::register(Registry::new()).unwrap().forwarding().unwrap());
         let aborts = Aborts::new(slots.clone());

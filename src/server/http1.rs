@@ -284,8 +284,7 @@ mod tests {
     }
 
     async fn served(room: usize) -> Served {
-        let limits =
-            Limits { header_size: 8192, header_timeout: HEADER, idle_timeout: IDLE, connections: 1, streams: 1 };
+        let limits = Limits { header_timeout: HEADER, idle_timeout: IDLE, ..Limits::ONE };
         let slots = Slots::one();
         let (client, stream) = duplex(room);
         let service = Fake::default();
@@ -324,8 +323,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_waits_takes_little_memory() {
         let served = served(8192).await;
-        let limits =
-            Limits { header_size: 8192, header_timeout: HEADER, idle_timeout: IDLE, connections: 1, streams: 1 };
+        let limits = Limits { header_timeout: HEADER, idle_timeout: IDLE, ..Limits::ONE };
         let slots = Slots::one();
         let connection = Box::new(Connection::for_test(duplex(1).1, &slots, limits).await);
         assert!(size_of_val(&*connection) <= 256, "{}", size_of_val(&*connection));

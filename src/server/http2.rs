@@ -26,14 +26,15 @@ use super::timer::Timer;
 
 /// How much of the bodies on a connection is received before somebody reads them, in bytes: all of it is kept in memory.
 const WINDOW: u32 = 256 * 1024;
-/// The number of requests at once on a connection.
-const STREAMS: u32 = 128;
+/// The number of requests at once on a connection. Clients count on at least 100 before they know (RFC 9113 §6.5.2).
+const STREAMS: u32 = 100;
 /// How much of a response is kept until the client has room for it, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Serves a connection whose preface has been read.
 pub(super) async fn serve<S: Socket, V: Service>(connection: Box<Connection<S>>, service: V) {
     let Connection { stream, input, timer, client, slot, limits, .. } = *connection;
+    let Some(_permit) = slot.all().take_http2(&slot).await else { return };
     let header_size = u32::try_from(limits.header_size).unwrap_or(u32::MAX);
     let mut builder = Builder::new();
     builder

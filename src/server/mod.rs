@@ -99,7 +99,7 @@ impl Listener {
             _ => BindError::Other { flag, address, source },
         })?;
         let address = socket.local_addr().map_err(|source| BindError::Other { flag, address, source })?;
-        Ok(Self { socket, address, limits, slots: Slots::new(limits.connections, limits.streams, counters) })
+        Ok(Self { socket, address, limits, slots: Slots::new(&limits, counters) })
     }
 
     /// The same socket for another thread: the first thread that has time accepts the next connection. The limits apply to all

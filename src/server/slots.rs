@@ -3,6 +3,7 @@
 //! At the limit, the connection that has waited longest for a request is closed, as nginx reuses its connections. Clients that
 //! send half a head, or nothing, keep nobody out.
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -11,12 +12,14 @@ use std::task::Waker;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
+use super::limits::Limits;
 use crate::metrics::LimitCounters;
 
-/// A connection that closes at this moment makes room by itself: so long is waited for that.
+/// How long a connection may take to close before another one has to, in case its thread is busy.
 const GRACE: Duration = Duration::from_millis(10);
 /// How often to look for a connection that waits, while all of them have requests.
 const RETRY: Duration = Duration::from_millis(50);
@@ -34,7 +37,9 @@ pub struct Slots {
     limit: usize,
     free: Arc<Semaphore>,
     open: Mutex<Open>,
-    /// Those of all connections.
+    /// For connections that speak HTTP/2.
+    http2: Arc<Semaphore>,
+    /// For the streams of all connections together.
     streams: Arc<Semaphore>,
     is_draining: AtomicBool,
     counters: LimitCounters,
@@ -111,6 +116,7 @@ pub struct Slot {
     /// When the connection began to wait for a request, in the order of all connections. 0 while it has one.
     waiting: AtomicU64,
     is_evicted: AtomicBool,
+    is_http2: AtomicBool,
     /// Wakes the connection's task.
     waker: Mutex<Option<Waker>>,
     _free: Option<OwnedSemaphorePermit>,
@@ -121,14 +127,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Slots {
-    /// Slots for so many connections, and so many streams on all of them together.
+    /// Slots for as many connections and streams as these limits allow.
     #[must_use]
-    pub fn new(limit: usize, streams: usize, counters: LimitCounters) -> Arc<Self> {
+    pub fn new(limits: &Limits, counters: LimitCounters) -> Arc<Self> {
+        let semaphore = |limit: usize| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
         Arc::new(Self {
-            limit,
-            free: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            limit: limits.connections,
+            free: semaphore(limits.connections),
             open: Mutex::default(),
-            streams: Arc::new(Semaphore::new(streams.min(Semaphore::MAX_PERMITS))),
+            http2: semaphore(limits.http2_connections),
+            streams: semaphore(limits.streams),
             is_draining: AtomicBool::new(false),
             counters,
             eviction_logged: Logged::default(),
@@ -141,19 +149,41 @@ impl Slots {
     #[allow(clippy::unwrap_used, reason = "for tests")]
     pub(crate) fn one() -> Arc<Self> {
         let counter = || prometheus::IntCounter::new("count", "count").unwrap();
-        Self::new(1, 1, LimitCounters { evictions: counter(), refused_streams: counter() })
+        let counters = LimitCounters { evictions: counter(), refused_streams: counter() };
+        Self::new(&Limits::ONE, counters)
     }
 
     /// Room for another stream. `None` if there is none: the stream is to be refused.
     pub(super) fn take_stream(&self) -> Option<OwnedSemaphorePermit> {
         let taken = self.streams.clone().try_acquire_owned().ok();
         if taken.is_none() {
-            self.counters.refused_streams.inc();
-            if self.refusal_logged.is_due() {
-                warn!("as many HTTP/2 requests are running as memory allows: refusing more");
-            }
+            self.refused();
         }
         taken
+    }
+
+    /// Room for a connection to speak HTTP/2, where another one makes room if need be. `None` if all of them have requests.
+    pub(super) async fn take_http2(&self, slot: &Slot) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(taken) = self.http2.clone().try_acquire_owned() {
+                slot.is_http2.store(true, Relaxed);
+                return Some(taken);
+            }
+            let longest = lock(&self.open).longest_of_http2();
+            let Some(longest) = longest else {
+                self.refused();
+                return None;
+            };
+            self.close(&longest, format_args!("as many connections speak HTTP/2 as memory allows"));
+            yield_now().await;
+        }
+    }
+
+    fn refused(&self) {
+        self.counters.refused_streams.inc();
+        if self.refusal_logged.is_due() {
+            warn!("memory allows no more HTTP/2 requests at once: refusing them");
+        }
     }
 
     /// Waits for a free slot, and makes room where a connection waits for a request.
@@ -165,6 +195,7 @@ impl Slots {
         let slot = Arc::new(Slot {
             waiting: AtomicU64::new(TURNS.fetch_add(1, Relaxed)),
             is_evicted: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
             waker: Mutex::new(None),
             _free: free,
         });
@@ -178,27 +209,34 @@ impl Slots {
     }
 
     async fn make_room(&self) -> Option<OwnedSemaphorePermit> {
-        let mut patience = GRACE;
+        // A connection that closes at this moment makes room by itself.
+        yield_now().await;
         loop {
+            if let Ok(free) = self.free.clone().try_acquire_owned() {
+                return Some(free);
+            }
+            let patience = if self.evict() { GRACE } else { RETRY };
             if let Ok(free) = timeout(patience, self.free.clone().acquire_owned()).await {
                 // The semaphore is never closed.
                 return free.ok();
             }
-            patience = if self.evict() { GRACE } else { RETRY };
         }
     }
 
     /// Closes the connection that has waited longest for a request. Returns whether one waits.
     fn evict(&self) -> bool {
         let Some(longest) = lock(&self.open).next_candidate() else { return false };
-        longest.is_evicted.store(true, Relaxed);
-        longest.wake();
+        self.close(&longest, format_args!("all {} connections are open", self.limit));
+        true
+    }
+
+    fn close(&self, slot: &Slot, why: fmt::Arguments<'_>) {
+        slot.is_evicted.store(true, Relaxed);
+        slot.wake();
         self.counters.evictions.inc();
         if self.eviction_logged.is_due() {
-            let limit = self.limit;
-            warn!("all {limit} connections are open: closing those that have waited longest for a request");
+            warn!("{why}: closing those that have waited longest for a request");
         }
-        true
     }
 
     /// Wakes the tasks of all connections, so that they notice an abort or a drain.
@@ -228,6 +266,12 @@ impl Slots {
 }
 
 impl Open {
+    fn longest_of_http2(&self) -> Option<Arc<Slot>> {
+        let of_http2 = self.connections.iter().flatten().filter(|slot| slot.is_http2.load(Relaxed));
+        let waiting = of_http2.filter_map(|slot| Some((slot.waiting_since()?, slot)));
+        waiting.min_by_key(|(since, _)| *since).map(|(_, slot)| slot.clone())
+    }
+
     fn next_candidate(&mut self) -> Option<Arc<Slot>> {
         let mut has_searched = false;
         loop {
@@ -281,5 +325,29 @@ impl Slot {
     fn waiting_since(&self) -> Option<u64> {
         let since = self.waiting.load(Relaxed);
         (since > 0 && !self.is_evicted()).then_some(since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_made_without_waiting() {
+        let slots = Slots::one();
+        let start = Instant::now();
+        for _ in 0..1000 {
+            let slot = slots.take().await;
+            tokio::spawn(poll_fn(move |cx| {
+                slot.register(cx.waker());
+                if slot.is_evicted() { Poll::Ready(()) } else { Poll::Pending }
+            }));
+            yield_now().await;
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(slots.counters.evictions.get(), 999);
     }
 }

@@ -3,10 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a property that does not hold is a panic")]
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -63,8 +63,7 @@ pub fn connection(input: &[u8]) {
 async fn play(input: &[u8]) {
     let (room, input) = input.split_first().unwrap_or((&0, &[]));
     let room = [65536, 16, 64, 1024][usize::from(room % 4)];
-    let limits =
-        Limits { header_size: 512, header_timeout: TIMEOUT, idle_timeout: TIMEOUT, connections: 1, streams: 1 };
+    let limits = Limits { header_size: 512, header_timeout: TIMEOUT, idle_timeout: TIMEOUT, ..Limits::ONE };
     let slots = Slots::one();
     let application = Application(Arc::new(Shared {
         room,

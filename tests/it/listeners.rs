@@ -629,6 +629,45 @@ fn http2_without_tls() {
 }
 
 #[test]
+fn an_idle_http2_connection_makes_room_for_another() {
+    let sidecar = with(&["--memory-limit", "32Mi"]);
+    let mut connections: Vec<_> = (0..64).map(|_| Http2::open(sidecar.traffic)).collect();
+    for connection in &mut connections {
+        connection.ask();
+    }
+    Http2::open(sidecar.traffic).ask();
+    eventually("the one that has waited longest is closed", || is_closed_after_reading(&mut connections[0].stream));
+    connections[1].ask();
+    sidecar.logs(
+        "as many connections speak HTTP/2 as memory allows: closing those that have waited longest for a request",
+    );
+}
+
+#[test]
+fn clients_cannot_fill_the_log() {
+    let sidecar = Sidecar::start();
+    let mut connection = Http2::open(sidecar.traffic);
+    // Requests that are reset at once (CVE-2023-44487), until the connection is closed for it.
+    let frames: Vec<u8> = (0..1000u32)
+        .flat_map(|number| {
+            let stream = (2 * number + 1).to_be_bytes();
+            let request = [&[0, 0, 6, 1, 5][..], &stream, b"\x82\x86\x84\x41\x01a"].concat();
+            [request, [&[0, 0, 4, 3, 0][..], &stream, &[0, 0, 0, 8]].concat()].concat()
+        })
+        .collect();
+    let _ = connection.stream.write_all(&frames);
+    let _ = connection.stream.read_to_end(&mut Vec::new());
+    assert_eq!(ask(&mut connect(sidecar.traffic)), Some(503));
+    assert!(!sidecar.log().contains("WARN"), "{}", sidecar.log());
+}
+
+/// Whether the other end has closed the connection, after whatever it has sent.
+fn is_closed_after_reading(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    matches!(stream.read_to_end(&mut Vec::new()), Ok(_))
+}
+
+#[test]
 fn http2_that_comes_byte_by_byte() {
     let sidecar = Sidecar::start();
     let mut stream = connect(sidecar.traffic);
@@ -727,7 +766,7 @@ fn no_client_gets_a_sidecar_killed_for_its_memory() {
     // The limit that the charts and kustomize set. Without a bound, these took 60 and 70 MiB.
     let limit = MemoryLimit::new(32 * 1024 * 1024);
     let mut sidecar = limit.sidecar();
-    let said = "only 548 connections are accepted at once: the memory limit (--memory-limit, or the container's) does not allow more";
+    let said = "only 365 connections are accepted at once: the memory limit (--memory-limit, or the container's) does not allow more";
     sidecar.logs(said);
     let half = [&b"GET / HTTP/1.1\r\nHost: a\r\nX: "[..], &[b'y'; 8000]].concat();
     let mut heads: Vec<TcpStream> = Vec::new();
@@ -755,7 +794,7 @@ fn no_client_gets_a_sidecar_killed_for_its_memory() {
     for connection in closed_windows.iter_mut().rev().take(20) {
         connection.wait_for(3, 0);
     }
-    sidecar.logs("as many HTTP/2 requests are running as memory allows: refusing more");
+    sidecar.logs("memory allows no more HTTP/2 requests at once: refusing them");
     assert!(sidecar.metric("pitstop_streams_refused_total{listener=\"traffic\"}") >= 20.0);
     assert_eq!(ask(&mut connect(sidecar.traffic)), Some(503));
     assert_eq!(sidecar.admin("/livez").body, "ok");
