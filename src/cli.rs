@@ -268,6 +268,10 @@ pub struct MaintenanceMode {
     #[arg(value_name = "REASON")]
     pub reason: Option<String>,
 
+    /// The reason behind `--`: taken as it is, even where it reads like a command
+    #[arg(last = true, hide = true, value_name = "REASON", conflicts_with = "reason")]
+    pub verbatim: Option<String>,
+
     /// Turn maintenance mode off
     #[arg(long)]
     pub disable: bool,

@@ -2,26 +2,34 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+use tracing::warn;
 
 use super::{ASK, Failure, look, maintenance_files, print, runtime, sentence};
 use crate::admin::client;
 use crate::cli::{Common, MaintenanceMode, Output};
-use crate::maintenance::file::{LookError, MaintenanceFile};
+use crate::maintenance::file::{LookError, MaintenanceFile, WriteError};
 use crate::maintenance::lock::{self, LockError, LockFile};
 use crate::maintenance::notice::{LIMIT, Notice};
 use crate::maintenance::observation::{Observation, Switch};
+use crate::maintenance::one_line;
 use crate::maintenance::state::Mode;
 
+const STAYS_ON: &str = "maintenance mode stays on; `pitstop maintenance-mode --disable` turns it off";
 const TURNED_OFF: &str = "somebody has turned maintenance mode off meanwhile";
 
-pub(super) fn maintenance_mode(common: &Common, arguments: MaintenanceMode) -> Result<ExitCode, Failure> {
-    if arguments.disable && arguments.reason.is_some() {
+pub(super) fn maintenance_mode(common: &Common, mut arguments: MaintenanceMode) -> Result<ExitCode, Failure> {
+    if arguments.disable && (arguments.reason.is_some() || arguments.verbatim.is_some()) {
         return Err(Failure::usage("Cannot enable and disable maintenance mode at the same time"));
     }
+    if let Some(reason) = &arguments.reason {
+        refuse_command(reason)?;
+    }
+    arguments.reason = arguments.reason.or(arguments.verbatim.take());
     let files = maintenance_files(&common.file)?;
     let first = &files[0];
     let until = expected_end(&arguments)?;
@@ -47,14 +55,34 @@ pub(super) fn maintenance_mode(common: &Common, arguments: MaintenanceMode) -> R
             // A job holds a permit for each file, so that of any file that is there speaks for it.
             Mode::On(on) => {
                 let file = files.iter().find(|file| file.path() == on.file).unwrap_or(first);
-                wait_until_settled(file, limit, common.admin_listen)?;
+                let wait = wait_until_settled(file, limit, common.admin_listen);
+                runtime()?.block_on(unless_interrupted(wait, STAYS_ON))?;
             }
             // Not what was asked for, so not to be waited for.
             Mode::Off | Mode::Unknown if enables => return Err(Failure::new(TURNED_OFF)),
-            Mode::Off | Mode::Unknown => runtime()?.block_on(wait_until_open(common.admin_listen, limit))?,
+            Mode::Off | Mode::Unknown => {
+                let wait = wait_until_open(common.admin_listen, limit);
+                runtime()?.block_on(unless_interrupted(wait, "maintenance mode is off"))?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a reason that somebody meant as a command: it would turn maintenance mode on.
+fn refuse_command(reason: &str) -> Result<(), Failure> {
+    let meant = match reason.trim().to_ascii_lowercase().as_str() {
+        "off" | "disable" | "disabled" | "stop" | "end" | "false" | "no" | "0" => {
+            "to turn maintenance mode off, run `pitstop maintenance-mode --disable`"
+        }
+        "on" | "enable" | "enabled" | "start" | "true" | "yes" | "1" => {
+            "to turn maintenance mode on, say why: `pitstop maintenance-mode \"Updating the instance\"`"
+        }
+        "status" | "state" | "show" | "get" => "to see the state, run `pitstop maintenance-mode`",
+        "help" => "for help, run `pitstop maintenance-mode --help`",
+        _ => return Ok(()),
+    };
+    Err(Failure::usage(format!("{reason:?} is no reason: {meant}. As a reason, write it behind `--`")))
 }
 
 fn expected_end(arguments: &MaintenanceMode) -> Result<Option<Timestamp>, Failure> {
@@ -96,11 +124,18 @@ fn enable(file: &MaintenanceFile, reason: Option<String>, until: Option<Timestam
             "the reason is too long: {length} bytes with the trailer, of at most {LIMIT}"
         )));
     }
-    Ok(file.enable(&notice)?)
+    match file.enable(&notice) {
+        // Maintenance is often wanted because of just that.
+        Err(WriteError::Full(directory)) if notice.reason.is_some() && file.enable_without_reason().is_ok() => {
+            warn!("{} is full: maintenance mode is on, but without the reason", directory.display());
+            Ok(())
+        }
+        enabled => Ok(enabled?),
+    }
 }
 
 /// Waits until nobody lets work reach the data any more.
-fn wait_until_settled(file: &MaintenanceFile, limit: Duration, admin: SocketAddr) -> Result<(), Failure> {
+async fn wait_until_settled(file: &MaintenanceFile, limit: Duration, admin: SocketAddr) -> Result<(), Failure> {
     #[derive(Debug, thiserror::Error)]
     #[error(transparent)]
     enum Unsettled {
@@ -109,15 +144,24 @@ fn wait_until_settled(file: &MaintenanceFile, limit: Duration, admin: SocketAddr
     }
     let lock_file = LockFile::of(file);
     let deadline = Instant::now() + limit;
+    let mut reason = None;
     loop {
         let settled = lock::settle(|| Ok(lock_file.exclude()?), || Ok::<_, Unsettled>(file.look()?.switch()));
         match settled {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(Failure::new(TURNED_OFF)),
-            Err(Unsettled::Lock(LockError::Busy(_))) if Instant::now() < deadline => thread::sleep(ASK),
+            Err(Unsettled::Lock(LockError::Busy(_))) if Instant::now() < deadline => {
+                // A look that fails says nothing, and may succeed the next time.
+                match file.look() {
+                    Ok(Observation::Off) => return Err(Failure::new(TURNED_OFF)),
+                    Ok(Observation::On(switch)) => tell_change(&mut reason, switch.notice.reason.unwrap_or_default()),
+                    Err(_) => {}
+                }
+                sleep(ASK).await;
+            }
             Err(Unsettled::Lock(LockError::Busy(_))) => {
                 let mut busy = lock_file.holders();
-                busy.extend(runtime()?.block_on(requests_in_flight(admin)));
+                busy.extend(requests_in_flight(admin).await);
                 if busy.is_empty() {
                     busy.push("a process that is not seen from here (of another container or host)".to_owned());
                 }
@@ -129,6 +173,27 @@ fn wait_until_settled(file: &MaintenanceFile, limit: Duration, admin: SocketAddr
             }
             Err(error) => return Err(Failure::new(error)),
         }
+    }
+}
+
+/// Tells of a reason that somebody else has changed meanwhile.
+fn tell_change(known: &mut Option<String>, reason: String) {
+    if known.as_ref().is_some_and(|known| *known != reason) {
+        warn!("somebody has changed the reason meanwhile: {}", one_line(&reason));
+    }
+    *known = Some(reason);
+}
+
+/// Waits as the future does, until somebody ends that with Ctrl-C or SIGTERM.
+async fn unless_interrupted(
+    wait: impl Future<Output = Result<(), Failure>>,
+    mode: &'static str,
+) -> Result<(), Failure> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        done = wait => done,
+        _ = interrupt.recv() => Err(Failure::new(format!("interrupted: {mode}"))),
+        _ = terminate.recv() => Err(Failure::new(format!("terminated: {mode}"))),
     }
 }
 
@@ -152,7 +217,7 @@ async fn wait_until_open(admin: SocketAddr, limit: Duration) -> Result<(), Failu
             if enabled.is_ok_and(|enabled| enabled == false) {
                 return Ok(());
             }
-            tokio::time::sleep(ASK).await;
+            sleep(ASK).await;
         }
     };
     tokio::time::timeout(limit, open).await.unwrap_or_else(|_| {

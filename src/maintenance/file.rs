@@ -63,6 +63,9 @@ pub enum WriteError {
     /// `EACCES`, `EPERM`.
     #[error("no permission to change {}: run as a user who may write to its directory", .0.display())]
     Denied(PathBuf),
+    /// `ENOSPC`, `EDQUOT`.
+    #[error("no space left in {}: free some, then try again", .0.display())]
+    Full(PathBuf),
     /// Any other error of the system.
     #[error("cannot change {}: {source}", path.display())]
     Other {
@@ -199,6 +202,20 @@ impl MaintenanceFile {
         self.replace(notice).map_err(|source| self.cannot_change(source))
     }
 
+    /// Turns maintenance mode on with an empty file, for which there is room on many a full disk.
+    ///
+    /// # Errors
+    ///
+    /// See [`WriteError`]. If it already is on, the file stays as it is, and that is an error.
+    pub fn enable_without_reason(&self) -> Result<(), WriteError> {
+        let create = || {
+            let file = File::create_new(&self.path)?;
+            file.set_permissions(Permissions::from_mode(0o644))?;
+            self.sync_directory()
+        };
+        create().map_err(|source| self.cannot_change(source))
+    }
+
     fn replace(&self, notice: &Notice) -> io::Result<()> {
         let mut temporary =
             tempfile::Builder::new().prefix(".MAINTENANCE.").suffix(".tmp").tempfile_in(&self.directory)?;
@@ -251,6 +268,7 @@ impl MaintenanceFile {
             io::ErrorKind::ReadOnlyFilesystem => WriteError::ReadOnly(self.directory.clone()),
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => WriteError::NoDirectory(self.directory.clone()),
             io::ErrorKind::PermissionDenied => WriteError::Denied(path),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WriteError::Full(self.directory.clone()),
             _ => WriteError::Other { path, source },
         }
     }

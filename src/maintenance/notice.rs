@@ -25,12 +25,14 @@ impl Notice {
     /// unreadable trailer stays part of the reason.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Self {
+        // A byte order mark, from an editor on Windows.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         if bytes.len() > LIMIT {
             // The last paragraph, which may hold trailers, is beyond the limit.
-            return Self { reason: non_blank(&String::from_utf8_lossy(truncate(bytes))), until: None };
+            return Self { reason: non_blank(&line_feeds(&String::from_utf8_lossy(truncate(bytes)))), until: None };
         }
         let text = String::from_utf8_lossy(bytes);
-        let text = text.trim_end();
+        let text = &line_feeds(text.trim_end());
         let mut until = None;
         let mut reason = String::with_capacity(text.len());
         let (body, trailers) = split_trailers(text);
@@ -77,6 +79,11 @@ fn width(lead: u8) -> usize {
         0b1100_0000.. => 2,
         _ => 1,
     }
+}
+
+/// With CR LF as LF, which ends a line everywhere but on Windows.
+fn line_feeds(text: &str) -> String {
+    text.replace("\r\n", "\n")
 }
 
 fn non_blank(text: &str) -> Option<String> {
@@ -140,6 +147,12 @@ mod tests {
             ("A\n\nUntil: 2026-01-01T00:00:00Z\nUntil: 2026-11-22T18:00:00Z", Some("A"), Some(end)),
             ("Back at 18:00", Some("Back at 18:00"), None),
             ("See https://example.org", Some("See https://example.org"), None),
+            (
+                "\u{feff}Updating\r\nthe instance\r\n\r\nUntil: 2026-11-22T18:00:00Z\r\n",
+                Some("Updating\nthe instance"),
+                Some(end),
+            ),
+            ("a\rb\u{feff}", Some("a\rb\u{feff}"), None),
         ];
         for (text, reason, until) in table {
             assert_eq!(parse(text), (reason.map(str::to_owned), until.map(str::to_owned)), "{text:?}");

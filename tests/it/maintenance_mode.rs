@@ -274,9 +274,52 @@ fn a_full_disk_is_one_line() {
     let full = "mount -t tmpfs -o size=4k none m; echo Before > m/MAINTENANCE; \
                 \"$@\" && exit 99 || code=$?; echo $code; ls -A m; cat m/MAINTENANCE; set -- true";
     let printed = mounted(place.path(), full, &["--file", "m/MAINTENANCE", "maintenance-mode", "Updating"]);
-    let stderr = "pitstop: cannot change m/MAINTENANCE: No space left on device (os error 28)\n";
+    let stderr = "pitstop: no space left in m: free some, then try again\n";
     let stdout = "1\nMAINTENANCE\nBefore\n".to_owned();
     assert_eq!(printed, Printed { code: Some(0), stdout, stderr: stderr.to_owned() });
+}
+
+#[test]
+fn a_full_disk_turns_it_on_without_the_reason() {
+    let place = Place::new();
+    fs::create_dir(place.path().join("m")).unwrap();
+    let full = "mount -t tmpfs -o size=4k none m; echo x > m/full; \"$@\" || exit; ls -A m; stat -c %a:%s m/MAINTENANCE; set -- true";
+    let printed = mounted(place.path(), full, &["--file", "m/MAINTENANCE", "maintenance-mode", "Cleaning up"]);
+    let stdout = "Maintenance mode is enabled\nMAINTENANCE\nfull\n644:0\n";
+    assert_eq!((printed.code, printed.stdout.as_str()), (Some(0), stdout), "{}", printed.stderr);
+    assert!(
+        printed.stderr.ends_with(" WARN m is full: maintenance mode is on, but without the reason\n"),
+        "{}",
+        printed.stderr
+    );
+}
+
+#[test]
+fn what_reads_like_a_command_is_no_reason() {
+    let place = Place::new();
+    for (reason, command) in [
+        ("off", "pitstop maintenance-mode --disable"),
+        (" Disable ", "pitstop maintenance-mode --disable"),
+        ("stop", "pitstop maintenance-mode --disable"),
+        ("false", "pitstop maintenance-mode --disable"),
+        ("ON", "pitstop maintenance-mode \"Updating the instance\""),
+        ("true", "pitstop maintenance-mode \"Updating the instance\""),
+        ("status", "pitstop maintenance-mode"),
+        ("help", "pitstop maintenance-mode --help"),
+    ] {
+        let printed = place.maintenance_mode(&[reason]);
+        assert_eq!((printed.code, printed.stdout.as_str()), (Some(2), ""), "{reason}");
+        assert!(
+            printed.stderr.contains(&format!("run `{command}`"))
+                || printed.stderr.contains(&format!("why: `{command}`")),
+            "{}",
+            printed.stderr
+        );
+        assert_eq!(place.names(), Vec::<String>::new(), "{reason}");
+    }
+    assert_eq!(place.maintenance_mode(&["--", "off"]), done("Maintenance mode is enabled: off\n"));
+    assert_eq!(place.maintenance_mode(&["The off switch"]), done("Maintenance mode is enabled: The off switch\n"));
+    assert_eq!(place.maintenance_mode(&["--disable", "--", "off"]).code, Some(2));
 }
 
 #[test]

@@ -112,10 +112,45 @@ fn wait_gives_up_when_somebody_turns_maintenance_mode_off() {
     let mut wait = wait_in(directory.path());
     wait.keeps_asking();
     assert_eq!(run_in(directory.path(), &["maintenance-mode", "--disable"]).code, Some(0));
-    assert_eq!(job.ended().code, Some(0));
     let printed = wait.ended();
     assert_eq!(printed.stderr, "pitstop: somebody has turned maintenance mode off meanwhile\n");
     assert_eq!(printed.code, Some(1));
+    job.runs();
+    assert_eq!(job.ended().code, Some(0));
+}
+
+#[test]
+fn wait_tells_of_a_reason_that_somebody_else_has_changed() {
+    let directory = tempdir().unwrap();
+    let mut job = start_job(directory.path());
+    let mut wait = wait_in(directory.path());
+    wait.keeps_asking();
+    assert_eq!(run_in(directory.path(), &["maintenance-mode", "Something else"]).code, Some(0));
+    wait.keeps_asking();
+    assert_eq!(job.ended().code, Some(0));
+    let printed = wait.ended();
+    assert_eq!(printed.code, Some(0));
+    assert!(
+        printed.stderr.ends_with(" WARN somebody has changed the reason meanwhile: Something else\n"),
+        "{}",
+        printed.stderr
+    );
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_and_says_that_maintenance_stays_on() {
+    let directory = tempdir().unwrap();
+    let mut job = start_job(directory.path());
+    for (signal, said) in [("INT", "interrupted"), ("TERM", "terminated")] {
+        let mut wait = wait_in(directory.path());
+        wait.keeps_asking();
+        wait.signal(signal);
+        let printed = wait.ended();
+        let stays = "maintenance mode stays on; `pitstop maintenance-mode --disable` turns it off";
+        assert_eq!((printed.code, printed.stderr), (Some(1), format!("pitstop: {said}: {stays}\n")));
+    }
+    job.runs();
+    assert_eq!(job.ended().code, Some(0));
 }
 
 #[test]
