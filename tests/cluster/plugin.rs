@@ -230,7 +230,7 @@ fn a_reason_arrives_as_it_is() {
         "Until: noon\n\nBy: me\nUntil: soon",
     ] {
         namespace.pit_done(&["on", SHOP, "--wait", "--", reason]);
-        assert_eq!(namespace.state(pod)["reason"].as_str(), Some(reason));
+        assert_eq!(namespace.state(pod)["reason"].as_str(), Some(&*reason.replace("\r\n", "\n")));
         let status = namespace.pit_done(&["status", SHOP]);
         let shown = status.stdout.chars().filter(|c| *c != '\n');
         let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}');
