@@ -122,8 +122,8 @@ fn lower<const N: usize>(name: &[u8]) -> [u8; N] {
     name.first_chunk().map_or([0; N], |name| name.map(|byte| byte | 0x20))
 }
 
-/// The field lines of a head, in order. Each name is looked at once: what is asked of a head is mostly whether it has a field,
-/// and mostly it has not.
+/// The field lines of a head, in order. Their kinds are determined once, so that asking for a field that is absent, as most
+/// are, costs next to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lines<'h, 'b> {
     lines: &'h [Field<'b>],
@@ -163,14 +163,15 @@ impl<'h, 'b> Lines<'h, 'b> {
 
     /// The values of all lines of this kind.
     pub fn values(self, kind: Kind) -> impl Iterator<Item = &'b [u8]> {
-        let lines = self.kinds.iter().zip(self.lines);
+        let kinds = if self.has(kind) { self.kinds } else { &[] };
+        let lines = kinds.iter().zip(self.lines);
         lines.filter(move |(line, _)| **line == kind).map(|(_, line)| line.value)
     }
 
     /// Whether any line of this kind lists the token, in any case and with any parameters.
     #[must_use]
     pub fn list(self, kind: Kind, token: &str) -> bool {
-        self.has(kind) && self.values(kind).any(|list| has_token(list, token))
+        self.values(kind).any(|list| has_token(list, token))
     }
 }
 
@@ -195,9 +196,6 @@ pub fn has_token(list: &[u8], token: &str) -> bool {
 /// [`HeadError::ContentLength`]: anything but digits, more than 2⁶⁴ − 1, or values that differ. Equal values are accepted
 /// in neither form (`7, 7` or two lines), though RFC 9112 §6.3 allows it: recipients disagree about them.
 pub fn content_length(fields: Lines<'_, '_>) -> Result<Option<u64>, HeadError> {
-    if !fields.has(Kind::ContentLength) {
-        return Ok(None);
-    }
     let mut values = fields.values(Kind::ContentLength);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {

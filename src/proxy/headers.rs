@@ -169,9 +169,7 @@ pub fn response(fields: Fields<'_>, status: StatusCode, sink: &mut impl Sink) ->
             _ => sink.field(name, value),
         }
     }
-    if status == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(protocol) = fields.get("upgrade")
-    {
+    if let Some(protocol) = fields.get("upgrade").filter(|_| status == StatusCode::SWITCHING_PROTOCOLS) {
         sink.field("upgrade", protocol);
         sink.field("connection", b"upgrade");
     }
@@ -208,8 +206,7 @@ impl<'a> Named<'a> {
     fn of(fields: Fields<'a>) -> Self {
         let known = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
         let is_known = |token: &[u8]| known.iter().any(|known| token.eq_ignore_ascii_case(known.as_bytes()));
-        let has_any = fields.has(Kind::Connection)
-            && fields.values(Kind::Connection).flat_map(fields::elements).any(|token| !is_known(token));
+        let has_any = fields.values(Kind::Connection).flat_map(fields::elements).any(|token| !is_known(token));
         Self { fields, has_any }
     }
 
@@ -232,16 +229,13 @@ fn is_of_proxies(name: &str) -> bool {
 
 /// Whether the client accepts trailers (RFC 9110 §10.1.4).
 fn takes_trailers(fields: Fields<'_>) -> bool {
-    fields.has(Kind::Te) && fields.lists("te", "trailers")
+    fields.lists("te", "trailers")
 }
 
 /// The protocol that a client asks to continue with on its connection (RFC 9110 §7.8). Not HTTP/2: clients use prior knowledge for
 /// that, and the gate could not judge what they send then.
 #[must_use]
 pub fn upgrade(fields: Fields<'_>, version: Version) -> Option<&[u8]> {
-    if !fields.has(Kind::Upgrade) {
-        return None;
-    }
     let protocol = fields.get("upgrade")?;
     let mut names = fields::elements(protocol);
     let names_http2 = names.any(|name| name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"h2")));

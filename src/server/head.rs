@@ -64,18 +64,21 @@ impl<'a> Fields<'a> {
 
     /// The values of all lines of this kind.
     pub fn values(self, kind: Kind) -> impl Iterator<Item = &'a [u8]> {
-        self.with_kinds().filter(move |(line, ..)| *line == kind).map(|(.., value)| value)
+        let lines = self.has(kind).then(|| self.with_kinds()).into_iter().flatten();
+        lines.filter(move |(line, ..)| *line == kind).map(|(.., value)| value)
     }
 
     /// The values of all lines with this name.
-    pub fn all(self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(line, _)| line.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    pub fn all(self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        let kind = Kind::of(name);
+        let lines = (kind == Kind::Other || self.has(kind)).then(|| self.iter()).into_iter().flatten();
+        lines.filter(move |(line, _)| line.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// The value of the first line with this name.
     #[must_use]
     pub fn get(self, name: &str) -> Option<&'a [u8]> {
-        self.iter().find(|(line, _)| line.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.all(name).next()
     }
 
     /// The lines as a map. Whatever a parser has accepted can be in one.
@@ -89,8 +92,7 @@ impl<'a> Fields<'a> {
     /// Whether any line with this name lists the token, whatever its parameters.
     #[must_use]
     pub fn lists(self, name: &str, token: &str) -> bool {
-        let mut values = self.iter().filter(|(line, _)| line.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-        values.any(|value| fields::has_token(value, token))
+        self.all(name).any(|value| fields::has_token(value, token))
     }
 }
 
