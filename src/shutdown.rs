@@ -112,11 +112,11 @@ impl Signals {
         Ok(())
     }
 
-    /// Waits for work to end, but not past a second signal.
+    /// Waits for work to end, but not past another signal.
     ///
     /// # Errors
     ///
-    /// A second signal arrived.
+    /// Another signal arrived.
     pub async fn unless_again<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Caught> {
         tokio::select! {
             output = work => Ok(output),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -18,6 +18,7 @@ use crate::maintenance::notice::{LIMIT, Notice};
 use crate::maintenance::observation::{Observation, Switch};
 use crate::maintenance::one_line;
 use crate::maintenance::state::Mode;
+use crate::shutdown::{Caught, Signals};
 
 const STAYS_ON: &str = "maintenance mode stays on; `pitstop maintenance-mode --disable` turns it off";
 const TURNED_OFF: &str = "somebody has turned maintenance mode off meanwhile";
@@ -185,16 +186,13 @@ fn tell_change(known: &mut Option<String>, reason: String) {
 }
 
 /// Waits as the future does, until somebody ends that with Ctrl-C or SIGTERM.
-async fn unless_interrupted(
-    wait: impl Future<Output = Result<(), Failure>>,
-    mode: &'static str,
-) -> Result<(), Failure> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        done = wait => done,
-        _ = interrupt.recv() => Err(Failure::new(format!("interrupted: {mode}"))),
-        _ = terminate.recv() => Err(Failure::new(format!("terminated: {mode}"))),
-    }
+async fn unless_interrupted(wait: impl Future<Output = Result<(), Failure>>, mode: &str) -> Result<(), Failure> {
+    let ended = Signals::catch()?.unless_again(wait).await;
+    ended.unwrap_or_else(|caught| {
+        let is_interrupt = caught == Caught(SignalKind::interrupt().as_raw_value());
+        let how = if is_interrupt { "interrupted" } else { "terminated" };
+        Err(Failure::new(format!("{how}: {mode}")))
+    })
 }
 
 /// What the local gate, if there is one, has let in and is not done.
