@@ -230,11 +230,8 @@ fn limits(serve: &Serve) -> (Limits, Option<&'static str>) {
         (files < serve.max_connections).then_some("the limit on open files (ulimit -n)")
     };
     let connections = connections.min(files);
-    let streams = match memory {
-        // Each may need a connection to the application. HTTP/1.1 clients have to find one, too.
-        Some(_) if forwards => streams.min(connections - connections / 8),
-        _ => streams,
-    };
+    // Each may need a connection to the application. HTTP/1.1 clients have to find one, too.
+    let streams = if forwards && memory.is_some() { streams.min(connections - connections / 8) } else { streams };
     let limits = Limits {
         header_size: serve.max_header_size,
         header_timeout: serve.header_timeout,

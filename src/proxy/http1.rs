@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::error::Error;
 use super::exchange::{Exchange, Failed};
 use super::pump::{End, Pump};
-use super::tracker::RequestTracker;
+use super::tracker::{Outcome, RequestTracker};
 use super::{Proxy, upgrade};
 use crate::http1::Version;
 use crate::http1::body::Decoder;
@@ -71,7 +72,11 @@ impl Origins for Proxy {
     }
 
     fn report(&self, error: &Error, tracker: &mut RequestTracker) {
-        Self::report(self, error, tracker);
+        tracker.count(if matches!(error, Error::Aborted) { Outcome::Aborted } else { Outcome::Failed });
+        if let Some(cause) = error.cause() {
+            self.requests.errors.with_label_values(&[cause]).inc();
+            warn!("the application at {} {error}", self.upstream);
+        }
     }
 }
 

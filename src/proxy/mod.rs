@@ -21,10 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tracing::warn;
 
-use self::error::Error;
-use self::tracker::{Outcome, RequestTracker};
 use crate::metrics::Requests;
 use crate::upstream::http2::Multiplexed;
 use crate::upstream::pool::Pool;
@@ -60,14 +57,5 @@ impl Proxy {
             (upstream.protocol() == Protocol::Http2).then(|| Multiplexed::new(upstream.resolver(), idle_timeout));
         let pool = Pool::new(upstream.resolver(), permits, idle_timeout);
         Self { host: upstream.to_string(), upstream, pool, multiplexed, timeout, requests }
-    }
-
-    /// Counts and logs what has become of a request.
-    fn report(&self, error: &Error, tracker: &mut RequestTracker) {
-        tracker.count(if matches!(error, Error::Aborted) { Outcome::Aborted } else { Outcome::Failed });
-        if let Some(cause) = error.cause() {
-            self.requests.errors.with_label_values(&[cause]).inc();
-            warn!("the application at {} {error}", self.upstream);
-        }
     }
 }

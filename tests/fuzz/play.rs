@@ -3,11 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a property that does not hold is a panic")]
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,10 +26,10 @@ use super::tracker::{Aborts, RequestTracker};
 use crate::http1::body::{Decoder, Framing};
 use crate::metrics::{Metrics, Requests};
 use crate::server::connection::{self, Client, Next};
-use crate::server::head::Persistence;
+use crate::server::head::{Persistence, Response};
 use crate::server::slots::Slots;
 use crate::server::stream::Socket;
-use crate::server::{Begin, Limits, Service, buffer};
+use crate::server::{Begin, Limits, Service};
 use crate::upstream::InFlight;
 use crate::upstream::connection::Connection;
 
@@ -144,7 +143,7 @@ struct Peer {
 }
 
 impl Peer {
-    /// Checks what has been received so far.
+    /// Checks all that the application has received so far.
     fn check(&self) {
         let received = self.received.lock().unwrap();
         let shown = || (received.escape_ascii().to_string(), self.sent.escape_ascii().to_string());
@@ -270,17 +269,10 @@ impl Service for Application {
             Err(failed) => failed,
         };
         let persistence = client.persistence(failed.version, failed.persists && failed.body.is_some());
-        buffer::assemble(|out| {
-            let fields = b"content-length: 0\r\n";
-            let status = StatusCode::BAD_GATEWAY;
-            crate::server::head::Response { status, fields, more: [b"", b""], body: b"", is_head: false }
-                .encode(out, persistence);
-        });
-        let sent = poll_fn(|cx| Poll::Ready(client.send(cx))).await;
-        match persistence {
-            _ if sent.is_err() => Next::Close,
-            Persistence::Closes => Next::Linger,
-            _ if client.finish(failed.body).await => Next::Persist,
+        let (fields, status) = (&b"content-length: 0\r\n"[..], StatusCode::BAD_GATEWAY);
+        let response = Response { status, fields, more: [b"", b""], body: b"", is_head: false };
+        match client.respond(|out| response.encode(out, persistence), failed.body).await {
+            true if persistence != Persistence::Closes => Next::Persist,
             _ => Next::Linger,
         }
     }
