@@ -169,7 +169,7 @@ pub fn response(fields: Fields<'_>, status: StatusCode, sink: &mut impl Sink) ->
             _ => sink.field(name, value),
         }
     }
-    if let Some(protocol) = fields.get("upgrade").filter(|_| status == StatusCode::SWITCHING_PROTOCOLS) {
+    if let Some(protocol) = fields.values(Kind::Upgrade).next().filter(|_| status == StatusCode::SWITCHING_PROTOCOLS) {
         sink.field("upgrade", protocol);
         sink.field("connection", b"upgrade");
     }
@@ -229,14 +229,14 @@ fn is_of_proxies(name: &str) -> bool {
 
 /// Whether the client accepts trailers (RFC 9110 §10.1.4).
 fn takes_trailers(fields: Fields<'_>) -> bool {
-    fields.lists("te", "trailers")
+    fields.values(Kind::Te).any(|list| fields::has_token(list, "trailers"))
 }
 
 /// The protocol that a client asks to continue with on its connection (RFC 9110 §7.8). Not HTTP/2: clients use prior knowledge for
 /// that, and the gate could not judge what they send then.
 #[must_use]
 pub fn upgrade(fields: Fields<'_>, version: Version) -> Option<&[u8]> {
-    let protocol = fields.get("upgrade")?;
+    let protocol = fields.values(Kind::Upgrade).next()?;
     let mut names = fields::elements(protocol);
     let names_http2 = names.any(|name| name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"h2")));
     (version == Version::HTTP_11 && fields.lists("connection", "upgrade") && !names_http2).then_some(protocol)

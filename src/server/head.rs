@@ -62,17 +62,23 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// All lines, or none if none can be of this kind.
+    fn candidates(self, kind: Kind) -> Iter<'a> {
+        match kind == Kind::Other || self.has(kind) {
+            true => self.with_kinds(),
+            false => Iter::Lines([].iter().zip(&[])),
+        }
+    }
+
     /// The values of all lines of this kind.
     pub fn values(self, kind: Kind) -> impl Iterator<Item = &'a [u8]> {
-        let lines = self.has(kind).then(|| self.with_kinds()).into_iter().flatten();
-        lines.filter(move |(line, ..)| *line == kind).map(|(.., value)| value)
+        self.candidates(kind).filter(move |(line, ..)| *line == kind).map(|(.., value)| value)
     }
 
     /// The values of all lines with this name.
     pub fn all(self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        let kind = Kind::of(name);
-        let lines = (kind == Kind::Other || self.has(kind)).then(|| self.iter()).into_iter().flatten();
-        lines.filter(move |(line, _)| line.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        let lines = self.candidates(Kind::of(name));
+        lines.filter(move |(_, line, _)| line.eq_ignore_ascii_case(name)).map(|(.., value)| value)
     }
 
     /// The value of the first line with this name.
